@@ -1,0 +1,123 @@
+"""What an item is, as a vector: from a given embedding, else its title and attributes, else who it occurs with.
+
+Knows nothing of ids, users or events. Nothing here is fitted but a mean, so that an item that arrives a year later
+gets its vector from the same rule. Shapes: N items, C content dimensions.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemText:
+    """What is known of one item. An empty embedding means that none was given."""
+
+    item_id: str
+    title: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    embedding: Sequence[float] = ()
+
+
+def normalize(vectors_NC: FloatArray) -> FloatArray:
+    """Each row at length 1; a row of zeros stays zero."""
+    norms = np.linalg.norm(vectors_NC, axis=1, keepdims=True)
+    return (vectors_NC / np.maximum(norms, 1e-12)).astype(np.float32)
+
+
+def token_vector(token: str, dim: int) -> FloatArray:
+    """A fixed direction of ±1 for a word: sign random projection from the bits of its BLAKE2b digest."""
+    bits = np.empty(0, np.uint8)
+    for part in range(-(-dim // 512)):
+        digest = hashlib.blake2b(token.encode(), digest_size=64, salt=part.to_bytes(16, "little")).digest()
+        bits = np.concatenate([bits, np.unpackbits(np.frombuffer(digest, np.uint8))])
+    return bits[:dim].astype(np.float32) * 2 - 1
+
+
+def tokens_of(item: ItemText) -> list[str]:
+    """Words of the title and `key=value` of the attributes; the id itself when there is nothing else to know it by."""
+    words = [word.lower() for word in _WORD.findall(item.title)]
+    pairs = [f"{key}={value}" for key, value in sorted(item.attributes.items()) if value]
+    return words + pairs or [f"item_id={item.item_id}"]
+
+
+def text_vectors(items: Sequence[ItemText], dim: int) -> FloatArray:
+    """Sums of token directions, (N, C), not normalized (feature hashing by random projection: Weinberger et al. 2009)."""
+    known: dict[str, FloatArray] = {}
+    vectors_NC = np.zeros((len(items), dim), np.float32)
+    for row, item in enumerate(items):
+        for token in tokens_of(item):
+            if token not in known:
+                known[token] = token_vector(token, dim)
+            vectors_NC[row] += known[token]
+    return vectors_NC
+
+
+def projected(embeddings: FloatArray, dim: int) -> FloatArray:
+    """Embeddings of any length as (N, C): a random projection fixed by the two lengths (Johnson-Lindenstrauss)."""
+    length = embeddings.shape[1]
+    if length == dim:
+        return embeddings
+    matrix = np.random.Generator(np.random.PCG64([length, dim])).standard_normal((length, dim)).astype(np.float32)
+    return (embeddings @ matrix / np.sqrt(dim)).astype(np.float32)
+
+
+def cooccurrence_vectors(pairs: npt.NDArray[np.int64], num_items: int, dim: int, seed: int) -> FloatArray:
+    """Random indexing (Sahlgren 2005): each item is the sum of fixed random directions of its neighbours.
+
+    `pairs` (P, 2) are item numbers seen next to each other, in both orders; a common neighbour counts less (log idf).
+    """
+    directions_NC = np.random.Generator(np.random.PCG64(seed)).choice(np.array([-1, 1], np.float32), (num_items, dim))
+    seen = np.bincount(pairs[:, 1], minlength=num_items)
+    weight = np.log1p(len(pairs) / np.maximum(seen, 1)).astype(np.float32)
+    vectors_NC = np.zeros((num_items, dim), np.float32)
+    np.add.at(vectors_NC, pairs[:, 0], directions_NC[pairs[:, 1]] * weight[pairs[:, 1], None])
+    return vectors_NC
+
+
+@dataclass(frozen=True)
+class ContentRule:
+    """Vectors of one catalogue: the mean of what was there when it was built is taken off, so that what all share says nothing."""
+
+    text_mean: FloatArray
+    embedding_mean: FloatArray
+
+    @staticmethod
+    def fitted(items: Sequence[ItemText], dim: int) -> "ContentRule":
+        """The rule whose means are those of `items` (may be empty: then nothing is taken off)."""
+        texts = [item for item in items if not item.embedding]
+        given = [item for item in items if item.embedding]
+        zero = np.zeros(dim, np.float32)
+        return ContentRule(
+            text_mean=normalize(text_vectors(texts, dim)).mean(0) if len(texts) > 1 else zero,
+            embedding_mean=_given_vectors(given, dim).mean(0) if len(given) > 1 else zero,
+        )
+
+    def vectors(self, items: Sequence[ItemText]) -> FloatArray:
+        """Unit vectors of the items, (N, C)."""
+        dim = len(self.text_mean)
+        vectors_NC = np.zeros((len(items), dim), np.float32)
+        given = np.array([bool(item.embedding) for item in items], bool)
+        if (~given).any():
+            texts = [item for item in items if not item.embedding]
+            vectors_NC[~given] = normalize(text_vectors(texts, dim)) - self.text_mean
+        if given.any():
+            vectors_NC[given] = _given_vectors([item for item in items if item.embedding], dim) - self.embedding_mean
+        return normalize(vectors_NC)
+
+
+def _given_vectors(items: Sequence[ItemText], dim: int) -> FloatArray:
+    vectors_NC = np.zeros((len(items), dim), np.float32)
+    lengths = np.array([len(item.embedding) for item in items])
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length).tolist()
+        vectors_NC[rows] = projected(np.array([items[row].embedding for row in rows], np.float32), dim)
+    return normalize(vectors_NC)

@@ -1,0 +1,247 @@
+"""The one model: a user's memory becomes keys and values once, and the slate is decoded slot by slot and code by code.
+
+Knows nothing of sampling, legality, rewards or events. A lazy decoder (OneRec-V2, arXiv:2508.20900): the context is not
+encoded by a stack; each memory row gives one key and one value, which all layers share, so appending a row changes no
+other. The slots attend to the context and to the slots before them (parallel blocks: one matrix in, one out, Wang and
+Komatsuzaki 2021). A small step per level turns a slot's state into the state of the next code given the codes before it.
+
+Shapes: B requests, L history, X request-context features, S slots, K levels, V codes per level, D width, H heads,
+R item rows (0 = unknown), C content dimensions, Q any set of (request, slot) pairs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
+from models.trie import IntArray
+
+LOGIT_SCALE = 1 / 0.07
+LOGIT_SCALE_MAX = 40.0
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Sizes of the decoder."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    history: int = 64
+    """L: memory rows that are read, the newest."""
+    max_slots: int = 100
+    gaps: int = 16
+    """Buckets of the time between a row and the row before."""
+    features: int = 512
+    """Buckets of the request's context entries."""
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        limits = {"width": (8, 4096), "layers": (1, 64), "heads": (1, 64), "history": (1, 4096), "max_slots": (1, 100)}
+        for name, (low, high) in (limits | {"gaps": (2, 256), "features": (1, 1_000_000), "dropout": (0, 0.9)}).items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"decoder.{name} is {value}; it must be {low}..{high}")
+        if self.width % self.heads:
+            raise ValueError(f"decoder.width is {self.width}; it must be a multiple of decoder.heads, {self.heads}")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the policy saw, int64. Memory rows are right-aligned: the newest is last; a padded row has kind 0."""
+
+    item_BL: IntArray
+    kind_BL: IntArray
+    gap_BL: IntArray
+    feature_BX: IntArray
+    """Buckets of the request's context entries, padded with 0."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What all requests share under one set of weights: computed once per version, or once per training step."""
+
+    item_RD: Tensor
+    """As input: what a row of memory or a chosen slot says."""
+    leaf_RD: Tensor
+    """As output: unit vectors."""
+    code_VD: list[Tensor]
+    """As output, by inner level: unit vectors."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values of the context, (B, H, L + 1, D / H), shared by all layers, and the attention bias (B, H, 1, L + 1)."""
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+
+
+class Block(nn.Module):
+    """Cross-attention, causal self-attention and feed-forward (squared ReLU: So et al. 2021), side by side on one normed input."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.norm = nn.Parameter(torch.ones(width))
+        self.inward = nn.Linear(width, 6 * width, bias=False)
+        self.outward = nn.Linear(4 * width, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BSD: Tensor, memory: Memory) -> Tensor:
+        """The new states, (B, S, D)."""
+        batch, slots, width = x_BSD.shape
+        inner = self.inward(normed(x_BSD, self.norm))
+        heads_BHSd = inner[..., : 4 * width].view(batch, slots, 4 * self.heads, -1).transpose(1, 2)
+        cross, query, key, value = heads_BHSd.chunk(4, 1)
+        read = F.scaled_dot_product_attention(cross, memory.keys, memory.values, memory.bias)
+        own = F.scaled_dot_product_attention(query, key, value, is_causal=slots > 1)
+        both = torch.cat([read, own], 1).transpose(1, 2).flatten(2)
+        mixed = torch.cat([both, F.relu(inner[..., 4 * width :]).square()], -1)
+        hidden: Tensor = x_BSD + self.dropout(self.outward(mixed))
+        return hidden
+
+
+def normed(x_D: Tensor, gain_D: Tensor) -> Tensor:
+    """RMS norm over the last dimension (Zhang and Sennrich 2019)."""
+    return F.rms_norm(x_D, x_D.shape[-1:], gain_D, NORM_EPS)
+
+
+class Decoder(nn.Module):
+    """The weights. `codes` is the number of codes of each inner level (K - 1 numbers); the last level's codes are the items."""
+
+    content_RC: Tensor
+
+    def __init__(self, config: DecoderConfig, *, codes: Sequence[int], content_RC: Tensor, num_kinds: int) -> None:
+        super().__init__()
+        self.config, self.codes, self.num_kinds = config, tuple(codes), num_kinds
+        width, rows = config.width, capacity_for(len(content_RC))
+        self.table = ItemTable(rows, width)
+        self.leaf_bias = nn.Parameter(torch.zeros(rows))
+        self.value_bias = nn.Parameter(torch.zeros(rows))
+        self.register_buffer("content_RC", _rows(content_RC, rows))
+        self.from_content = nn.Linear(content_RC.shape[1], width, bias=False)
+        self.kind = nn.Embedding(num_kinds, width, padding_idx=0)
+        self.gap = nn.Embedding(config.gaps, width)
+        self.feature = nn.Embedding(config.features, width, padding_idx=0)
+        self.slot = nn.Embedding(config.max_slots, width)
+        self.from_slot = nn.Linear(width, width, bias=False)
+        self.row_norm = nn.Parameter(torch.ones(width))
+        self.keys_values = nn.Linear(width, 2 * width, bias=False)
+        self.nothing = nn.Parameter(torch.zeros(2, width))
+        self.recency = nn.Parameter(torch.zeros(config.heads, config.history + 1))
+        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.norm = nn.Parameter(torch.ones(width))
+        self.code = nn.ModuleList(nn.Embedding(count, width) for count in codes)
+        self.code_bias = nn.ParameterList(torch.zeros(count) for count in codes)
+        self.deeper = nn.ModuleList(nn.Linear(width, width) for _ in codes)
+        self.log_scale = nn.Parameter(torch.full((len(codes) + 1,), math.log(LOGIT_SCALE)))
+        self.value = nn.Linear(width, width)
+        self.value_level = nn.Linear(width, 1)
+        self._start()
+
+    def _start(self) -> None:
+        for weight in (self.kind.weight, self.gap.weight, self.feature.weight, self.slot.weight, *self.code_weights()):
+            nn.init.normal_(weight, std=0.1)
+        for embedding in (self.kind, self.feature):
+            with torch.no_grad():
+                embedding.weight[0] = 0
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            nn.init.normal_(block.outward.weight, std=0.02)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    @property
+    def capacity(self) -> int:
+        """How many item rows the tables hold, row 0 included."""
+        return len(self.leaf_bias)
+
+    def code_weights(self) -> list[Tensor]:
+        """Embeddings of the codes of each inner level, (V, D)."""
+        return [embedding.weight for embedding in self.code if isinstance(embedding, nn.Embedding)]
+
+    def row_parameters(self) -> list[nn.Parameter]:
+        """What has one row an item."""
+        return [self.table.weight, self.leaf_bias, self.value_bias]
+
+    def admit(self, content_NC: Tensor, first_row: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Make room for items from `first_row` on, known by their content alone."""
+        last = first_row + len(content_NC)
+        capacity = max(self.capacity, capacity_for(last))
+        if capacity > self.capacity:
+            self.content_RC = _rows(self.content_RC, capacity)
+            for parameter in self.row_parameters():
+                grow_rows(parameter, capacity, optimizer)
+        self.content_RC[first_row:last] = content_NC
+        self.evict(torch.arange(first_row, last), optimizer)
+
+    def evict(self, rows_N: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Forget what was learned of these items."""
+        for parameter in self.row_parameters():
+            wipe_rows(parameter, rows_N, optimizer)
+
+    def vectors(self, num_rows: int) -> Vectors:
+        """The shared vectors of rows 0..num_rows - 1, with gradient where it is on."""
+        rows_R = torch.arange(num_rows)
+        learned_RD = self.table(rows_R) if torch.is_grad_enabled() else self.table.weight[:num_rows]
+        item_RD = learned_RD + self.from_content(self.content_RC[:num_rows])
+        codes = [F.normalize(weight, dim=-1) for weight in self.code_weights()]
+        return Vectors(item_RD=item_RD, leaf_RD=F.normalize(item_RD, dim=-1), code_VD=codes)
+
+    def memory(self, vectors: Vectors, context: Context) -> Memory:
+        """Keys and values of the context rows, after a learned pair that stands for having nothing to read."""
+        item_BL, kind_BL, gap_BL = (torch.from_numpy(x) for x in (context.item_BL, context.kind_BL, context.gap_BL))
+        batch, length = item_BL.shape
+        row_BLD = F.embedding(item_BL, vectors.item_RD) + self.kind(kind_BL) + self.gap(gap_BL)
+        pair = torch.cat([self.nothing.view(1, 1, -1).expand(batch, 1, -1), self.keys_values(normed(row_BLD, self.row_norm))], 1)
+        keys, values = pair.view(batch, length + 1, 2 * self.config.heads, -1).transpose(1, 2).chunk(2, 1)
+        # row 0 stands for nothing; then by age, so that a new row moves the bias and not the keys
+        age = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(length, 0, -1)])
+        blank = F.pad(kind_BL == 0, (1, 0))[:, None, None]
+        return Memory(keys, values, self.recency[:, age][None, :, None].masked_fill(blank, -torch.inf))
+
+    def first_input(self, context: Context) -> Tensor:
+        """The input of the first slot, (B, D): what the request itself says."""
+        features_BD: Tensor = self.feature(torch.from_numpy(context.feature_BX)).sum(1)
+        return self.slot.weight[0] + features_BD
+
+    def next_input(self, vectors: Vectors, chosen_BS: Tensor) -> Tensor:
+        """The inputs of slots 1.., (B, S, D), after the items chosen in the slots before them."""
+        return self.slot.weight[1 : chosen_BS.shape[1] + 1] + self.from_slot(F.embedding(chosen_BS, vectors.item_RD))
+
+    def states(self, vectors: Vectors, context: Context, slate_BS: Tensor) -> Tensor:
+        """States of all slots of known slates, (B, S, D): each sees the context and the slots before it."""
+        memory = self.memory(vectors, context)
+        x_BSD = torch.cat([self.first_input(context)[:, None], self.next_input(vectors, slate_BS[:, :-1])], 1)
+        for block in self.blocks:
+            x_BSD = block(x_BSD, memory)
+        return normed(x_BSD, self.norm)
+
+    def query(self, state_QD: Tensor, prefix: Sequence[Tensor]) -> Tensor:
+        """What level `len(prefix)` is asked with, (Q, D): unit vectors times the level's learned scale."""
+        level = len(prefix)
+        if level:
+            told_QD = state_QD
+            for weight, code_Q in zip(self.code_weights(), prefix, strict=False):
+                told_QD = told_QD + F.embedding(code_Q, weight)
+            state_QD = state_QD + self.deeper[level - 1](F.relu(told_QD).square())
+        return F.normalize(state_QD, dim=-1) * self.log_scale[level].exp().clamp(max=LOGIT_SCALE_MAX)
+
+    def code_logits(self, vectors: Vectors, query_QD: Tensor, level: int) -> Tensor:
+        """Logits of all codes of an inner level, (Q, V)."""
+        return query_QD @ vectors.code_VD[level].T + self.code_bias[level]
+
+    def value_logits(self, vectors: Vectors, state_QD: Tensor, item_Q: Tensor) -> Tensor:
+        """q(context, slot, item) as a logit, (Q,)."""
+        fit_Q = (self.value(state_QD) * F.embedding(item_Q, vectors.leaf_RD)).sum(-1)
+        return fit_Q + self.value_level(state_QD)[:, 0] + self.value_bias[item_Q]
+
+
+def _rows(values: Tensor, capacity: int) -> Tensor:
+    return torch.cat([values, values.new_zeros((capacity - len(values), *values.shape[1:]))])

@@ -1,0 +1,60 @@
+"""What an update minimizes: pure functions of log-probabilities and rewards. Knows nothing of decoders, batches or events.
+
+All take flat tensors (Q,), one entry a shown slot, and return one loss an entry. `logged_Q` is the log-probability with
+which the acting policy drew the slot; `advantage_Q` is the reward less a baseline.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PolicyLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def topr(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor) -> Tensor:
+    """Tapered off-policy REINFORCE (Le Roux et al. 2025, arXiv:2503.14286): gains at full weight, losses at A · min(ratio, 1).
+
+    What the policy no longer does needs no further pushing down, so a stale negative fades; a stale positive does not.
+    """
+    ratio_Q = (logprob_Q.detach() - logged_Q).clamp(max=0).exp()
+    weight_Q = torch.where(advantage_Q >= 0, advantage_Q, advantage_Q * ratio_Q)
+    return -weight_Q * logprob_Q
+
+
+def reinforce(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor) -> Tensor:
+    """REINFORCE as if the acting policy were the present one (Williams 1992); `logged_Q` plays no part."""
+    del logged_Q
+    return -advantage_Q * logprob_Q
+
+
+def clip(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor, width: float = 0.2) -> Tensor:
+    """The clipped ratio of PPO (Schulman et al. 2017, arXiv:1707.06347) on single slots."""
+    ratio_Q = (logprob_Q - logged_Q).exp()
+    return -torch.minimum(ratio_Q * advantage_Q, ratio_Q.clamp(1 - width, 1 + width) * advantage_Q)
+
+
+POLICY_LOSSES: dict[str, PolicyLoss] = {"topr": topr, "reinforce": reinforce, "clip": clip}
+
+
+def leave_one_out(reward_BS: Tensor, shown_BS: Tensor) -> Tensor:
+    """The mean reward of the other shown slots of a slate (Kool et al. 2019), (B, S); a slot shown alone gets its own reward.
+
+    Its own reward as baseline means an advantage of zero: one slot alone says nothing of which slot is better.
+    """
+    count_B1 = shown_BS.sum(1, keepdim=True)
+    total_B1 = (reward_BS * shown_BS).sum(1, keepdim=True)
+    others_BS = (total_B1 - reward_BS) / (count_B1 - 1).clamp(min=1)
+    return torch.where(count_B1 > 1, others_BS, reward_BS)
+
+
+def value_loss(logit_Q: Tensor, reward_Q: Tensor) -> Tensor:
+    """Cross-entropy of q against the reward, cut to 0..1."""
+    return F.binary_cross_entropy_with_logits(logit_Q, reward_Q.clamp(0, 1), reduction="none")
+
+
+def effective_share(logprob_Q: Tensor, logged_Q: Tensor) -> Tensor:
+    """Effective sample size of the ratios over their number, 0..1 (Kish 1965): how much the batch still says about this policy."""
+    ratio_Q = (logprob_Q.detach() - logged_Q).clamp(-20, 20).exp()
+    return ratio_Q.sum().square() / (ratio_Q.square().sum() * len(ratio_Q)).clamp(min=1e-12)

@@ -1,0 +1,111 @@
+"""One training step's loss: a batch of shown slates, each with the context its policy saw, through decoder and losses.
+
+Knows nothing of where the batch came from. Own slates teach the policy (rewards of its own choices); imported ones teach
+the likelihood of what was taken and never enter the policy term; both teach the value head.
+Shapes: B slates, L history, X features, S slots, E excluded, A allowed, Q shown slots.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.content import FloatArray
+from models.decoder import Context
+from models.generate import Rule, Scored
+from models.losses import POLICY_LOSSES, effective_share, leave_one_out, value_loss
+from models.trie import IntArray, Legal
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Slates of one update. A slot without a known item has row 0 and is not shown."""
+
+    context: Context
+    slate_BS: IntArray
+    shown_BS: BoolArray
+    reward_BS: FloatArray
+    logged_BS: FloatArray
+    """Log-probabilities as drawn, nats; 0 where the choice was not ours."""
+    own_B: BoolArray
+    weight_B: FloatArray
+    exclude_BE: IntArray
+    allow_BA: IntArray
+    limited_B: BoolArray
+    rule: Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Weights of the terms."""
+
+    policy: str = "topr"
+    policy_weight: float = 1.0
+    value_weight: float = 0.5
+    likelihood_weight: float = 1.0
+    value_blend: float = 0.5
+    """Share of the value head in the baseline; the rest is the mean of the other shown slots."""
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICY_LOSSES:
+            raise ValueError(f"objective.policy is {self.policy!r}; it must be one of {', '.join(POLICY_LOSSES)}")
+        for name in ("policy_weight", "value_weight", "likelihood_weight"):
+            if not 0 <= getattr(self, name) <= 1000:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be 0..1000")
+        if not 0 <= self.value_blend <= 1:
+            raise ValueError(f"objective.value_blend is {self.value_blend}; it must be 0..1")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The loss and what it is made of, means over shown slots (nan where there were none)."""
+
+    loss: Tensor
+    policy: float
+    value: float
+    likelihood: float
+    effective_share: float
+
+
+def objective(scored: Scored, batch: Batch, config: ObjectiveConfig) -> Terms:
+    """The loss of a batch, with gradient. Sums are divided by the number of shown slots of their kind."""
+    state_BSD = scored.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
+    at_B, at_S = batch.shown_BS.nonzero()
+    item_Q, own_Q = batch.slate_BS[at_B, at_S], torch.from_numpy(batch.own_B[at_B])
+    state_QD = state_BSD[torch.from_numpy(at_B), torch.from_numpy(at_S)]
+    reward_BS, shown_BS = torch.from_numpy(batch.reward_BS), torch.from_numpy(batch.shown_BS)
+    reward_Q, logged_Q = reward_BS[shown_BS], torch.from_numpy(batch.logged_BS)[shown_BS]
+    weight_Q = torch.from_numpy(batch.weight_B[at_B])
+
+    value_Q = scored.decoder.value_logits(scored.vectors, state_QD, torch.from_numpy(item_Q))
+    logprob_Q = scored.logprobs(state_QD, _legal(batch, at_B, at_S), _rule(batch.rule, at_B), item_Q)
+    baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]
+    baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * value_Q.detach().sigmoid()
+    advantage_Q = reward_Q - baseline_Q
+    value = _mean(weight_Q * value_loss(value_Q, reward_Q))
+    policy = _mean(POLICY_LOSSES[config.policy](logprob_Q[own_Q], logged_Q[own_Q], (weight_Q * advantage_Q)[own_Q]))
+    taken_Q = ~own_Q & (reward_Q > 0)
+    likelihood = _mean(-(weight_Q * logprob_Q)[taken_Q])
+    loss = config.value_weight * value + config.policy_weight * policy + config.likelihood_weight * likelihood
+    share = effective_share(logprob_Q[own_Q], logged_Q[own_Q]) if own_Q.any() else torch.tensor(torch.nan)
+    return Terms(loss, float(policy), float(value), float(likelihood), float(share))
+
+
+def _mean(loss_Q: Tensor) -> Tensor:
+    return loss_Q.sum() / max(len(loss_Q), 1)
+
+
+def _legal(batch: Batch, at_B: IntArray, at_S: IntArray) -> Legal:
+    """One row a shown slot: what the request ruled out, and in our own slates the slots before it."""
+    slots = np.arange(batch.slate_BS.shape[1])
+    before_QS = np.where((slots < at_S[:, None]) & batch.own_B[at_B][:, None], batch.slate_BS[at_B], 0)
+    exclude_QE = np.concatenate([batch.exclude_BE[at_B], before_QS], 1)
+    return Legal(exclude_QE, batch.allow_BA[at_B] if batch.limited_B.any() else None, batch.limited_B[at_B])
+
+
+def _rule(rule: Rule, at_B: IntArray) -> Rule:
+    return Rule(rule.temperature_B[at_B], rule.floor_B[at_B], rule.bonus_B[at_B])

@@ -1,0 +1,386 @@
+"""Public logs in their official file formats → the common form of `imports`. Knows no log, no model and no policy.
+
+Nothing that sums up the time after an event is ever read: KuaiRand's `*_cnt` and `*_duration` columns are averages of the
+whole month and would tell the future.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+
+import polars as pl
+
+from recsys.imports import ITEMS, PAIRS, Frames, ImportRefused, make_frames
+
+CLICK_DELAY_CAP_MS = 50_000
+"""KuaiRand tells no click time. We take time_ms + play_time_ms, at most this: an assumption; it must lie in the 60 s window."""
+GOOD_RATING = 4.0
+"""A rating of this or more counts as a click, as is customary for MovieLens."""
+SAMPLE_SHARE = 0.35
+MIN_EXPOSURES = 5
+WARM_START_DAYS = 10
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+_KUAIRAND_LOG = ["user_id", "video_id", "time_ms", "is_click", "is_like", "is_hate", "long_view", "play_time_ms", "duration_ms", "tab"]
+_KUAIRAND_ITEMS = ["video_id", "author_id", "video_type", "upload_type", "music_type", "video_duration", "tag"]
+_ML100K_GENRES = [
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+]
+_DURATION_BOUNDS_S = [15.0, 30.0, 60.0, 120.0, 240.0]
+_DURATION_NAMES = ["0-15s", "15-30s", "30-60s", "60-120s", "120-240s", "240s-"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableColumns:
+    """Which column of a table says what; None where the table has none.
+
+    `time` is UTC: a number in s, ms or µs (told by its size) or ISO 8601. Without `shown` every row is organic, unless there
+    is `click`: then every row is an exposure and `click` says whether it was clicked. `kind` and `value` name a feedback;
+    without `kind` an organic row is a "watch", without `value` it counts 1.
+    """
+
+    user: str
+    item: str
+    time: str
+    kind: str | None = None
+    value: str | None = None
+    shown: str | None = None
+    click: str | None = None
+    context: tuple[str, ...] = ()
+
+    def named(self) -> list[str]:
+        """The columns that must be there."""
+        optional = (self.kind, self.value, self.shown, self.click)
+        return list(dict.fromkeys([self.user, self.item, self.time, *(name for name in optional if name), *self.context]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The log that ships with the project: exposures of KuaiRand-Pure with real clicks, of whole users, in time order.
+
+    `log`: user_id, item_id, event_time_ms, click, like, long_view, play_time_ms, duration_ms, tab. `history`: user_id,
+    last_time_ms and item_ids, the at most 50 videos before the log, oldest first. `items`: schema imports.ITEMS.
+    """
+
+    log: pl.DataFrame
+    history: pl.DataFrame
+    items: pl.DataFrame
+
+    @property
+    def warm_start_until_ms(self) -> int:
+        """The end of the first 10 days, on the hour: what lies before may warm a model up, and worlds begin here."""
+        return int(self.log["event_time_ms"][0]) // HOUR_MS * HOUR_MS + WARM_START_DAYS * DAY_MS
+
+    def frames(self, until_ms: int | None = None) -> Frames:
+        """The exposures before `until_ms` (all without it) in the common form."""
+        log = self.log if until_ms is None else self.log.filter(pl.col("event_time_ms") < until_ms)
+        return make_frames(_video_interactions(log.with_columns(hate=pl.lit(0))), self.items)
+
+
+def load_kuairand(directory: Path) -> Frames:
+    """KuaiRand-Pure, -1K or -27K as published (`log_standard_*.csv`, `video_features_basic_*.csv`), or the same as parquet.
+
+    Exact repeats (5,460 in -Pure) are dropped. Feedback: click, like, long_view, dislike, play_ms; context: tab.
+    ImportRefused names a missing file or column and what is there.
+    """
+    log, videos = _read_kuairand(directory)
+    return make_frames(_video_interactions(_kuairand_log(log)), _video_items(videos))
+
+
+def load_movielens(directory: Path) -> Frames:
+    """MovieLens of any size: `ratings.csv`, `ratings.dat` (1M, 10M), `u.data` (100K) or `ratings.parquet`, and the movies beside it.
+
+    A rating is what a user did on his own: feedback "rating" with its value and, from 4 on, a "click".
+    """
+    ratings, movies = _read_movielens(directory)
+    rating = pl.col("rating")
+    interactions = ratings.unique(maintain_order=True).select(
+        "user_id",
+        "item_id",
+        event_time_ms=pl.col("seconds") * 1000,
+        shown=pl.lit(value=False),
+        feedback=_feedback(_entry("rating", rating, when=pl.lit(value=True)), _entry("click", pl.lit(1.0), when=rating >= GOOD_RATING)),
+        context=pl.lit([], dtype=PAIRS),
+    )
+    return make_frames(interactions, movies)
+
+
+def load_table(path: Path, columns: TableColumns, items: Path | None = None) -> Frames:
+    """Any CSV or parquet file with one row per event. `items`, if given, has the item column, maybe `title`, and attributes.
+
+    Exact repeats are dropped. ImportRefused names a missing column and those there, and the first time or value that can't be read.
+    """
+    table = _columns(_read(path), columns.named(), path).unique(maintain_order=True)
+    for name in filter(None, (columns.shown, columns.click)):
+        _refuse_no_flag(table[name], path)
+    shown = _flag(columns.shown) if columns.shown else pl.lit(columns.click is not None)
+    value = pl.col(columns.value).cast(pl.Float64, strict=False) if columns.value else pl.lit(1.0)
+    kind = pl.col(columns.kind).cast(pl.String) if columns.kind else pl.lit("value" if columns.value else "watch")
+    entries = [_entry("click", pl.lit(1.0), when=_flag(columns.click))] if columns.click else []
+    if columns.kind or columns.value or not columns.click:
+        # An exposure with nothing said about it earned nothing: "watch" is only for what a user came to on his own.
+        entries.append(_entry(kind, value, when=pl.lit(value=True) if columns.kind or columns.value else ~shown))
+    _refuse_nulls(table, [columns.user, columns.item, columns.time], path)
+    interactions = table.select(
+        user_id=pl.col(columns.user).cast(pl.String),
+        item_id=pl.col(columns.item).cast(pl.String),
+        event_time_ms=_time_ms(table[columns.time], path),
+        shown=shown,
+        feedback=_feedback(*entries),
+        context=_pairs({name: pl.col(name) for name in columns.context}),
+    )
+    return make_frames(interactions, _table_items(items, columns.item))
+
+
+def load_sample() -> Sample:
+    """The sample that ships with the package (`recsys/sample/`: see its README for source, licence and changes)."""
+    with resources.as_file(resources.files("recsys") / "sample") as directory:
+        log, history, items = (_read(directory / f"{name}.parquet") for name in ("log", "history", "items"))
+    ids = [pl.col("user_id", "item_id").cast(pl.String)]
+    return Sample(
+        log=log.with_columns(ids),
+        history=history.with_columns(pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(pl.String))),
+        items=_video_items(items),
+    )
+
+
+def make_sample(kuairand_dir: Path, out_dir: Path) -> None:
+    """Write `log`, `history` and `items` (parquet) of the packaged sample from the KuaiRand-Pure files in `kuairand_dir`.
+
+    Whole users with 5 exposures or more are kept where SHA-256 of the user id falls in the first 35 % of its range.
+    """
+    raw, videos = _read_kuairand(kuairand_dir)
+    log = _kuairand_log(raw).drop("hate")
+    active = log.group_by("user_id").len().filter(pl.col("len") >= MIN_EXPOSURES)["user_id"]
+    users = pl.DataFrame({"user_id": [user for user in active.sort() if _hash_share(user) < SAMPLE_SHARE]})
+    path = _one(kuairand_dir, ["history_*.parquet"])
+    history = _columns(_read(path), ["user_id", "last_time_ms", "watch_seq"], path).rename({"watch_seq": "item_ids"})
+    narrow = [
+        pl.col("user_id", "item_id", "play_time_ms", "duration_ms").cast(pl.Int32),
+        pl.col("click", "like", "long_view", "tab").cast(pl.Int8),
+    ]
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for name, frame in {
+        "log": log.join(users, on="user_id", how="semi", maintain_order="left").with_columns(narrow),
+        "history": history.with_columns(pl.col("user_id").cast(pl.String))
+        .join(users, on="user_id", how="semi")
+        .cast({"user_id": pl.Int32}),
+        "items": _columns(videos, _KUAIRAND_ITEMS, kuairand_dir).sort("video_id"),
+    }.items():
+        frame.write_parquet(out_dir / f"{name}.parquet", compression="zstd", compression_level=19, statistics=False)
+
+
+def _read_kuairand(directory: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    logs = _all(directory, ["log_standard_*.csv", "log_standard_*.parquet"])
+    video_files = _all(directory, ["video_features_basic_*.csv", "videos.parquet"])
+    # Repeats are exact in all columns; the ones we read alone would make 418 rows of -Pure look repeated that are not.
+    log = pl.concat([_columns(_read(path).unique(maintain_order=True), _KUAIRAND_LOG, path) for path in logs], how="vertical_relaxed")
+    videos = pl.concat([_columns(_read(path), _KUAIRAND_ITEMS, path) for path in video_files], how="vertical_relaxed")
+    return log, videos.unique("video_id", keep="first", maintain_order=True)
+
+
+def _kuairand_log(raw: pl.DataFrame) -> pl.DataFrame:
+    return (
+        raw.rename({"video_id": "item_id", "time_ms": "event_time_ms"})
+        .rename({"is_click": "click", "is_like": "like", "is_hate": "hate"})
+        .with_columns(pl.col("user_id", "item_id").cast(pl.String))
+        .sort("event_time_ms", maintain_order=True)
+    )
+
+
+def _video_interactions(log: pl.DataFrame) -> pl.DataFrame:
+    play_ms = pl.col("play_time_ms").clip(lower_bound=0)
+    delay_ms = play_ms.clip(upper_bound=CLICK_DELAY_CAP_MS)
+    one = pl.lit(1.0)
+    kinds = {"click": "click", "like": "like", "long_view": "long_view", "dislike": "hate"}
+    entries = [_entry(kind, one, when=pl.col(column) > 0, delay_ms=delay_ms) for kind, column in kinds.items()]
+    return log.select(
+        "user_id",
+        "item_id",
+        "event_time_ms",
+        shown=pl.lit(value=True),
+        feedback=_feedback(*entries, _entry("play_ms", play_ms, when=play_ms > 0, delay_ms=delay_ms)),
+        context=_pairs({"tab": pl.col("tab")}),
+    )
+
+
+def _video_items(videos: pl.DataFrame) -> pl.DataFrame:
+    tags = pl.col("tag").cast(pl.String).str.split(",")
+    attributes = {f"tag{i + 1}": tags.list.get(i, null_on_oob=True) for i in range(3)}
+    attributes |= {name: pl.col(name) for name in ("author_id", "video_type", "upload_type")}
+    attributes["music_type"] = pl.col("music_type").cast(pl.Int64)
+    passed = pl.sum_horizontal(pl.col("video_duration") > bound_s * 1000 for bound_s in _DURATION_BOUNDS_S)
+    named = passed.replace_strict(range(len(_DURATION_NAMES)), _DURATION_NAMES, return_dtype=pl.String)
+    attributes["duration"] = pl.when(pl.col("video_duration").is_not_null()).then(named)
+    return videos.select(item_id=pl.col("video_id").cast(pl.String), title=pl.lit(""), attributes=_pairs(attributes))
+
+
+def _hash_share(text: str) -> float:
+    """Where the SHA-256 of `text` lies in its range, 0..1."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2.0**64
+
+
+def _read_movielens(directory: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(user_id, item_id, rating, seconds) and items, from whichever of the published formats is there."""
+    path = _one(directory, ["ratings.csv", "ratings.dat", "u.data", "ratings.parquet"])
+    names = ["userId", "movieId", "rating", "timestamp"]
+    if path.suffix in {".dat", ".data"}:
+        ratings = _split(path, "::" if path.suffix == ".dat" else "\t", names)
+    else:
+        ratings = _columns(_read(path), names, path)
+    numbers = ratings.select(
+        user_id=pl.col("userId").cast(pl.String),
+        item_id=pl.col("movieId").cast(pl.String),
+        rating=pl.col("rating").cast(pl.Float64, strict=False),
+        seconds=pl.col("timestamp").cast(pl.Int64, strict=False),
+    )
+    bad = ratings.filter(numbers.select(pl.any_horizontal(pl.all().is_null())).to_series())
+    if bad.height:
+        raise ImportRefused(f"{path}: {bad.height} rows can't be read as numbers; the first is {bad.row(0)}")
+    return numbers, _movies(directory, path)
+
+
+def _movies(directory: Path, ratings: Path) -> pl.DataFrame:
+    if ratings.name == "u.data":
+        flags = _split(_one(directory, ["u.item"]), "|", ["movieId", "title", "released", "video", "url", *_ML100K_GENRES])
+        named = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _ML100K_GENRES]
+        movies = flags.select("movieId", "title", genres=pl.concat_list(named).list.drop_nulls())
+    else:
+        path = _one(directory, ["movies" + ratings.suffix])
+        names = ["movieId", "title", "genres"]
+        table = _split(path, "::", names) if path.suffix == ".dat" else _columns(_read(path), names, path)
+        movies = table.with_columns(pl.col("genres").replace("(no genres listed)", None).str.split("|"))
+    attributes = {f"genre{i + 1}": pl.col("genres").list.get(i, null_on_oob=True) for i in range(3)}
+    attributes["year"] = pl.col("title").str.extract(r"\((\d{4})\)\s*$")
+    return movies.select(item_id=pl.col("movieId").cast(pl.String), title=pl.col("title").fill_null(""), attributes=_pairs(attributes))
+
+
+def _table_items(path: Path | None, item_column: str) -> pl.DataFrame:
+    if path is None:
+        return pl.DataFrame(schema=ITEMS)
+    table = _columns(_read(path), [item_column], path, keep_others=True)
+    _refuse_nulls(table, [item_column], path)
+    attributes = {name: pl.col(name) for name in table.columns if name not in {item_column, "title"}}
+    title = pl.col("title").cast(pl.String).fill_null("") if "title" in table.columns else pl.lit("")
+    return table.select(item_id=pl.col(item_column).cast(pl.String), title=title, attributes=_pairs(attributes))
+
+
+def _entry(kind: str | pl.Expr, value: pl.Expr, *, when: pl.Expr, delay_ms: pl.Expr | None = None) -> pl.Expr:
+    """One feedback where `when` holds, null elsewhere."""
+    name = pl.lit(kind) if isinstance(kind, str) else kind
+    delay = pl.lit(0) if delay_ms is None else delay_ms
+    return pl.when(when).then(pl.struct(kind=name, value=value.cast(pl.Float64), delay_ms=delay.cast(pl.Int64)))
+
+
+def _feedback(*entries: pl.Expr) -> pl.Expr:
+    return pl.concat_list(entries).list.drop_nulls()
+
+
+def _pairs(columns: Mapping[str, pl.Expr]) -> pl.Expr:
+    """The columns that are not null, as key and value."""
+    if not columns:
+        return pl.lit([], dtype=PAIRS)
+    present = [pl.when(value.is_not_null()).then(pl.struct(key=pl.lit(key), value=value.cast(pl.String))) for key, value in columns.items()]
+    return pl.concat_list(present).list.drop_nulls()
+
+
+def _flag(column: str) -> pl.Expr:
+    return pl.col(column).cast(pl.Float64) > 0
+
+
+def _refuse_no_flag(flags: pl.Series, path: Path) -> None:
+    bad = flags.filter(flags.cast(pl.Float64, strict=False).is_null())
+    if bad.len():
+        raise ImportRefused(f"{path}: {flags.name} holds {bad[0]!r}; 0 or 1, true or false is needed")
+
+
+def _time_ms(times: pl.Series, path: Path) -> pl.Series:
+    """UTC milliseconds. ImportRefused names the first time that can't be read."""
+    if times.dtype.is_temporal():
+        return times.cast(pl.Datetime("ms")).dt.epoch("ms")
+    numbers = times.cast(pl.Float64, strict=False)
+    if times.dtype == pl.String and numbers.null_count() == times.len():
+        return pl.Series([_iso_ms(text, path, times.name) for text in times], dtype=pl.Int64)
+    bad = times.filter(~(numbers.is_finite() & (numbers >= 0)).fill_null(value=False))
+    if bad.len():
+        raise ImportRefused(f"{path}: {times.name} holds {bad[0]!r}, which is no time; {bad.len()} of {times.len()} are not")
+    largest = float(numbers.to_numpy().max())
+    # Until the year 5138 seconds are below 1e11, and milliseconds above it since 1973.
+    per_ms = 0.001 if largest < 1e11 else 1.0 if largest < 1e14 else 1000.0
+    return (numbers / per_ms).round().cast(pl.Int64)
+
+
+def _iso_ms(text: str, path: Path, column: str) -> int:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ImportRefused(f"{path}: {column} holds {text!r}, which is no time; a number or ISO 8601 is needed") from error
+    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """A CSV, TSV or parquet file with at least one row."""
+    if not path.is_file():
+        raise ImportRefused(f"{path}: no such file; {path.parent} holds {_listing(path.parent)}")
+    try:
+        match path.suffix:
+            case ".parquet":
+                table = pl.read_parquet(path)
+            case ".csv" | ".tsv":
+                table = pl.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema_length=10_000)
+            case _:
+                raise ImportRefused(f"{path}: {path.suffix!r} is none of .csv, .tsv, .parquet")
+    except pl.exceptions.PolarsError as error:
+        raise ImportRefused(f"{path}: {error}") from error
+    if table.is_empty():
+        raise ImportRefused(f"{path}: no rows")
+    return table
+
+
+def _split(path: Path, separator: str, names: Sequence[str]) -> pl.DataFrame:
+    """A file without header whose fields `separator` parts, as MovieLens publishes it (Latin-1). Polars splits on single bytes only."""
+    lines = [line for line in path.read_text(encoding="latin-1").split("\n") if line]
+    if not lines:
+        raise ImportRefused(f"{path}: no rows")
+    fields = pl.Series("line", lines).str.split(separator)
+    wrong = (fields.list.len() != len(names)).arg_true()
+    if wrong.len():
+        raise ImportRefused(f"{path}: line {wrong[0] + 1} has not the {len(names)} fields {list(names)}: {lines[wrong[0]]!r}")
+    return fields.list.to_struct(fields=list(names)).struct.unnest()
+
+
+def _columns(table: pl.DataFrame, names: Sequence[str], path: Path, *, keep_others: bool = False) -> pl.DataFrame:
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise ImportRefused(f"{path}: no column {missing[0]!r}; there are {', '.join(table.columns)}")
+    return table if keep_others else table.select(names)
+
+
+def _refuse_nulls(table: pl.DataFrame, names: Sequence[str], path: Path) -> None:
+    for name in names:
+        if table[name].null_count():
+            raise ImportRefused(f"{path}: {name} is empty in {table[name].null_count()} of {table.height} rows")
+
+
+def _all(directory: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files of the first pattern that has any, in `directory` or its `data/` (as the archives unpack), by name."""
+    for pattern in patterns:
+        found = sorted([*directory.glob(pattern), *directory.glob(f"data/{pattern}")])
+        if found:
+            return found
+    raise ImportRefused(f"{directory}: none of {', '.join(patterns)}; it holds {_listing(directory)}")
+
+
+def _one(directory: Path, patterns: Sequence[str]) -> Path:
+    return _all(directory, patterns)[0]
+
+
+def _listing(directory: Path) -> str:
+    if not directory.is_dir():
+        return "nothing: no such directory"
+    return ", ".join(sorted(path.name for path in directory.iterdir())[:20]) or "nothing"

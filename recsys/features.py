@@ -1,0 +1,218 @@
+"""Events → what the model reads: the same code in server, learner and replay, so that serving and training can't differ.
+
+Knows nothing of weights or of how a batch is trained on.
+Shapes: B requests, L history, X request-context features, S slots, E excluded, A allowed, N items.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.decoder import Context
+from models.generate import Rule
+from models.objective import Batch
+from recsys.catalogue import Catalogue, Rows, Vocabulary
+from recsys.memory import Memory, View
+from streaming.events import Decision
+from streaming.joiner import Example
+
+FEATURES_PER_REQUEST = 8
+"""X: entries of the request's context that are read, in order of key."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asked to have in its slate, and as of when; the same for a request and for its Decision."""
+
+    exclude_item_ids: Sequence[str]
+    candidate_item_ids: Sequence[str]
+    where: Mapping[str, str]
+    seen_excluded: bool
+    items_offset: int
+
+    @staticmethod
+    def of(decision: Decision) -> "Wish":
+        """The wish that a Decision recorded."""
+        return Wish(decision.exclude_item_ids, decision.candidate_item_ids, decision.where, decision.seen_excluded, decision.items_offset)
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """Rows taken out of all that is alive, or, where `allow` is given, the only rows left."""
+
+    exclude: Rows
+    allow: Rows | None
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The items of one tree: their vocabulary, and which rows are alive in it, (N + 1,)."""
+
+    vocabulary: Vocabulary
+    alive_R: npt.NDArray[np.bool_]
+
+
+def ruling(wish: Wish, view: View, catalogue: Catalogue, shelf: Shelf, num_rows: int) -> Ruling:
+    """What may be generated for one request from the first `num_rows` rows of a shelf (those its version knew).
+
+    Items asked for or ruled out that nobody knows are left aside.
+    """
+    vocabulary = shelf.vocabulary
+    parts = [vocabulary.known_rows(wish.exclude_item_ids), catalogue.retired_rows(wish.items_offset)]
+    if wish.seen_excluded:
+        parts.append(vocabulary.rows(view.key_L))
+    newer = np.arange(num_rows, vocabulary.num_rows)
+    out = _alive(np.concatenate([*parts, newer]), shelf)
+    if not wish.candidate_item_ids and not wish.where:
+        return Ruling(out, None)
+    allow = vocabulary.known_rows(wish.candidate_item_ids) if wish.candidate_item_ids else np.flatnonzero(shelf.alive_R)
+    if wish.where:
+        allow = np.intersect1d(allow, catalogue.matching_rows(wish.where, wish.items_offset))
+    return Ruling(np.zeros(0, np.int64), np.setdiff1d(_alive(allow, shelf), out))
+
+
+def _alive(rows: Rows, shelf: Shelf) -> Rows:
+    rows = np.unique(rows[rows < len(shelf.alive_R)])
+    return rows[shelf.alive_R[rows]]
+
+
+def feature_buckets(context: Mapping[str, str], num_buckets: int) -> list[int]:
+    """Each `key=value` of a request's context as a bucket 1..num_buckets - 1 (CRC-32), in order of key."""
+    pairs = sorted(context.items())[:FEATURES_PER_REQUEST]
+    return [1 + zlib.crc32(f"{key}={value}".encode()) % (num_buckets - 1) for key, value in pairs]
+
+
+def contexts(
+    views: Sequence[View], requests: Sequence[Mapping[str, str]], vocabulary: Vocabulary, history: int, num_buckets: int
+) -> Context:
+    """What the policy sees: the newest `history` rows of each view, right-aligned, and the request's own context."""
+    length = max(1, min(history, max((len(view.key_L) for view in views), default=0)))
+    key_BL, kind_BL, gap_BL = (np.zeros((len(views), length), np.int64) for _ in range(3))
+    for row, view in enumerate(views):
+        count = min(length, len(view.key_L))
+        if count:
+            key_BL[row, -count:], kind_BL[row, -count:], gap_BL[row, -count:] = (
+                view.key_L[-count:],
+                view.kind_L[-count:],
+                view.gap_L[-count:],
+            )
+    item_BL = np.where(kind_BL > 0, vocabulary.rows(key_BL), 0)
+    feature_BX = padded([np.array(feature_buckets(request, num_buckets), np.int64) for request in requests])
+    return Context(item_BL, kind_BL, gap_BL, feature_BX)
+
+
+def padded(rows: Sequence[Rows]) -> Rows:
+    """Rows of different lengths as one array, 0 behind the shorter ones."""
+    out = np.zeros((len(rows), max((len(row) for row in rows), default=0)), np.int64)
+    for at, row in enumerate(rows):
+        out[at, : len(row)] = row
+    return out
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One slate to learn from: an Example, or several imported ones of one user that followed each other."""
+
+    decision: Decision
+    view: View
+    item_ids: tuple[str, ...]
+    rewards: tuple[float, ...]
+    shown: tuple[bool, ...]
+    logged: tuple[float, ...]
+    own: bool
+
+
+def lessons(examples: Sequence[Example], memory: Memory) -> list[Lesson]:
+    """Each Example with the user's memory as its policy saw it."""
+    return [_lesson([example], memory) for example in examples]
+
+
+def imported_lessons(examples: Sequence[Example], memory: Memory, *, slots: int, within_ms: int = 1_800_000) -> list[Lesson]:
+    """Imported Examples as slates of up to `slots`: what one user was shown in a row, read with the memory before the first.
+
+    Logs of other recommenders tell of single items; a session is the nearest thing to a slate that they hold.
+    """
+    sessions: dict[str, list[list[Example]]] = {}
+    for example in examples:
+        user = sessions.setdefault(example.decision.user_id, [])
+        fits = user and sum(len(one.shown) for one in user[-1]) + len(example.shown) <= slots
+        if fits and example.decision.event_time_ms - user[-1][0].decision.event_time_ms <= within_ms:
+            user[-1].append(example)
+        else:
+            user.append([example])
+    return [_lesson(session, memory) for user in sessions.values() for session in user]
+
+
+def _lesson(examples: Sequence[Example], memory: Memory) -> Lesson:
+    first = examples[0]
+    offset = first.decision.memory_offset
+    item_ids: list[str] = []
+    rewards: list[float] = []
+    shown: list[bool] = []
+    for example in examples:
+        by_slot = dict(zip(example.shown, example.rewards, strict=True))
+        item_ids += example.decision.item_ids
+        rewards += [by_slot.get(slot, 0.0) for slot in range(len(example.decision.item_ids))]
+        shown += [slot in by_slot for slot in range(len(example.decision.item_ids))]
+    logged = tuple(first.decision.slot_logprobs) if first.own else (0.0,) * len(item_ids)
+    view = memory.view(first.decision.user_id, first.offset if offset < 0 else offset)
+    return Lesson(first.decision, view, tuple(item_ids), tuple(rewards), tuple(shown), logged, first.own)
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """What turns lessons into arrays: the items they may speak of and the sizes of the model."""
+
+    catalogue: Catalogue
+    shelf: Shelf
+    history: int
+    num_buckets: int
+
+    def batch(self, chosen: Sequence[Lesson], num_rows: Sequence[int]) -> Batch:
+        """Arrays of the lessons; `num_rows` are the item rows that each one's version knew."""
+        slots = max((len(lesson.item_ids) for lesson in chosen), default=1)
+        shape = (len(chosen), slots)
+        slate_BS, shown_BS = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        reward_BS, logged_BS = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for at, lesson in enumerate(chosen):
+            size = len(lesson.item_ids)
+            slate_BS[at, :size] = [self.shelf.vocabulary.row_of.get(item_id, 0) for item_id in lesson.item_ids]
+            shown_BS[at, :size], reward_BS[at, :size], logged_BS[at, :size] = lesson.shown, lesson.rewards, lesson.logged
+        shown_BS &= (slate_BS > 0) & self.shelf.alive_R[slate_BS]
+        rulings = [self._ruling(lesson, rows) for lesson, rows in zip(chosen, num_rows, strict=True)]
+        own_B = np.array([lesson.own for lesson in chosen], bool)
+        return Batch(
+            context=contexts(
+                [lesson.view for lesson in chosen],
+                [lesson.decision.context for lesson in chosen],
+                self.shelf.vocabulary,
+                self.history,
+                self.num_buckets,
+            ),
+            slate_BS=slate_BS,
+            shown_BS=shown_BS,
+            reward_BS=reward_BS,
+            logged_BS=logged_BS,
+            own_B=own_B,
+            weight_B=np.ones(len(chosen), np.float32),
+            exclude_BE=padded([ruling.exclude for ruling in rulings]),
+            allow_BA=padded([np.zeros(0, np.int64) if ruling.allow is None else ruling.allow for ruling in rulings]),
+            limited_B=np.array([ruling.allow is not None for ruling in rulings], bool),
+            rule=_rule([lesson.decision for lesson in chosen], own_B),
+        )
+
+    def _ruling(self, lesson: Lesson, num_rows: int) -> Ruling:
+        if not lesson.own:  # what somebody else's recommender may not show is not known
+            return Ruling(np.zeros(0, np.int64), None)
+        return ruling(Wish.of(lesson.decision), lesson.view, self.catalogue, self.shelf, num_rows)
+
+
+def _rule(decisions: Sequence[Decision], own_B: npt.NDArray[np.bool_]) -> Rule:
+    return Rule(
+        np.where(own_B, [decision.temperature for decision in decisions], 1).astype(np.float32),
+        np.where(own_B, [decision.floor for decision in decisions], 0).astype(np.float32),
+        np.where(own_B, [decision.novelty_bonus for decision in decisions], 0).astype(np.float32),
+    )

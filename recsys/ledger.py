@@ -1,0 +1,39 @@
+"""Which requests were answered and which events were taken, for as long as a token lives. Knows nothing of what they say."""
+
+from collections import OrderedDict
+
+from streaming.events import Decision, Record
+
+
+class Ledger:
+    """Rebuilt from the log at start: fed with every record, in order of appending."""
+
+    def __init__(self, lifetime_ms: int) -> None:
+        self._lifetime_ms = lifetime_ms
+        self._decisions: OrderedDict[tuple[str, str], tuple[int, Decision]] = OrderedDict()
+        self._events: OrderedDict[str, int] = OrderedDict()
+
+    def remember(self, record: Record) -> None:
+        """Take one record; what is older than a lifetime before it is forgotten."""
+        time_ms = record.append_time_ms
+        body = record.WhichOneof("body")
+        if body == "decision" and record.decision.request_id:
+            self._decisions[record.decision.user_id, record.decision.request_id] = (time_ms, record.decision)
+        elif body == "event":
+            self._events[record.event.event_id] = time_ms
+        else:
+            return
+        oldest_ms = time_ms - self._lifetime_ms
+        while self._events and next(iter(self._events.values())) < oldest_ms:
+            self._events.popitem(last=False)
+        while self._decisions and next(iter(self._decisions.values()))[0] < oldest_ms:
+            self._decisions.popitem(last=False)
+
+    def decision(self, user_id: str, request_id: str) -> Decision | None:
+        """The Decision that answered this request before."""
+        found = self._decisions.get((user_id, request_id)) if request_id else None
+        return found[1] if found else None
+
+    def has_event(self, event_id: str) -> bool:
+        """Whether an event of this id was taken before."""
+        return event_id in self._events

@@ -1,0 +1,192 @@
+"""What is known of each user as of an offset: one row an event, never changed, in the order of the log.
+
+Knows nothing of weights, rewards or training. Server, learner and replay run this same code over the same records, so a
+policy's context can be rebuilt exactly from the log (`Decision.memory_offset`). Events whose token is not that of a
+Decision of the same user earlier in the log leave no row.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.catalogue import item_key
+from streaming.events import Decision, Event, Feedback, Interaction, Record, decision_id_of
+
+BLANK, SHOWN = 0, 1
+GAP_BUCKETS = 16
+
+_ROW = np.dtype([("key", np.int64), ("kind", np.int64), ("gap", np.int64), ("offset", np.int64), ("event", np.int64)])
+
+RowArray = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """What memory keeps. `kinds` are the feedback and interaction kinds that are told apart; all others are one kind."""
+
+    rows: int = 128
+    """Newest rows by user: these items count as seen."""
+    decisions_s: int = 600
+    """How long a Decision's slate is kept for the events that speak of it."""
+    kinds: tuple[str, ...] = ("click", "like", "long_view", "dislike", "purchase", "watch", "rating")
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rows <= 100_000:
+            raise ValueError(f"memory.rows is {self.rows}; it must be 1..100000")
+        if not 1 <= self.decisions_s <= 86_400:
+            raise ValueError(f"memory.decisions_s is {self.decisions_s}; it must be 1..86400")
+
+    @property
+    def num_kinds(self) -> int:
+        """Row kinds: blank, shown, then feedback and interactions each by kind and one for the rest."""
+        return 2 + 2 * (len(self.kinds) + 1)
+
+    def kind_of(self, body: Feedback | Interaction) -> int:
+        """The row kind of an event."""
+        place = self.kinds.index(body.kind) if body.kind in self.kinds else len(self.kinds)
+        return 2 + place + (0 if isinstance(body, Feedback) else len(self.kinds) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A user's rows as of an offset, oldest first: item keys, kinds, and buckets of the time since the row before."""
+
+    key_L: npt.NDArray[np.int64]
+    kind_L: npt.NDArray[np.int64]
+    gap_L: npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class _Slate:
+    token: str
+    event_time_ms: int
+    keys: list[int]
+    shown: set[int] = field(default_factory=set)
+    said: set[tuple[int, str]] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _User:
+    rows: RowArray
+    num_rows: int = 0
+    last_ms: int = 0
+    num_decisions: int = 0
+    slates: dict[str, _Slate] = field(default_factory=dict)
+
+
+class Memory:
+    """All users, by partition. Apply each partition's records in offset order, each once."""
+
+    def __init__(self, config: MemoryConfig, num_partitions: int) -> None:
+        self.config = config
+        self.next_offset = [0] * num_partitions
+        self.keep_from: list[int | None] = [None] * num_partitions
+        """The oldest offset that a view may still be asked for, by partition; None: only the newest."""
+        self._users: dict[str, _User] = {}
+
+    @property
+    def num_users(self) -> int:
+        """Users with a row or an open slate."""
+        return len(self._users)
+
+    def apply(self, partition: int, offset: int, record: Record) -> None:
+        """Take one record at its offset. What says nothing of a user only moves the offset."""
+        self.next_offset[partition] = offset + 1
+        body = record.WhichOneof("body")
+        if body == "decision":
+            self._remember(record.decision)
+        elif body == "event":
+            self._apply_event(partition, offset, record.event)
+
+    def num_decisions(self, user_id: str) -> int:
+        """How many Decisions of this user were applied."""
+        user = self._users.get(user_id)
+        return user.num_decisions if user else 0
+
+    def view(self, user_id: str, before_offset: int | None = None) -> View:
+        """The newest `config.rows` rows, of records before `before_offset` if given."""
+        user = self._users.get(user_id)
+        if user is None:
+            return View(*(np.zeros(0, np.int64) for _ in range(3)))
+        end = user.num_rows
+        if before_offset is not None:
+            end = int(np.searchsorted(user.rows["offset"][:end], before_offset))
+        rows = user.rows[max(0, end - self.config.rows) : end]
+        return View(rows["key"].copy(), rows["kind"].copy(), rows["gap"].copy())
+
+    def _remember(self, decision: Decision) -> None:
+        user = self._user(decision.user_id)
+        user.num_decisions += 1
+        oldest_ms = decision.event_time_ms - 1000 * self.config.decisions_s
+        for decision_id in [key for key, slate in user.slates.items() if slate.event_time_ms < oldest_ms]:
+            del user.slates[decision_id]
+        if decision.decision_id not in user.slates:
+            keys = [item_key(item_id) for item_id in decision.item_ids]
+            user.slates[decision.decision_id] = _Slate(decision.decision_token, decision.event_time_ms, keys)
+
+    def _apply_event(self, partition: int, offset: int, event: Event) -> None:
+        match event.WhichOneof("body"):
+            case "exposure":
+                slate = self._slate(event.user_id, event.exposure.decision_token)
+                if slate is not None:
+                    new = [slot for slot in dict.fromkeys(event.exposure.slots) if slot < len(slate.keys) and slot not in slate.shown]
+                    slate.shown.update(new)
+                    self._append(partition, offset, event, [slate.keys[slot] for slot in new], SHOWN)
+            case "feedback":
+                feedback = event.feedback
+                slate = self._slate(event.user_id, feedback.decision_token)
+                said = (feedback.slot, feedback.kind)
+                if slate is not None and feedback.slot < len(slate.keys) and said not in slate.said:
+                    slate.said.add(said)
+                    self._append(partition, offset, event, [slate.keys[feedback.slot]], self.config.kind_of(feedback))
+            case "interaction":
+                user = self._users.get(event.user_id)
+                if user is None or _event_key(event.event_id) not in user.rows["event"][: user.num_rows]:
+                    key = item_key(event.interaction.item_id)
+                    self._append(partition, offset, event, [key], self.config.kind_of(event.interaction))
+
+    def _slate(self, user_id: str, token: str) -> _Slate | None:
+        user = self._users.get(user_id)
+        slate = user.slates.get(decision_id_of(token)) if user else None
+        return slate if slate is not None and slate.token == token else None
+
+    def _user(self, user_id: str) -> _User:
+        user = self._users.get(user_id)
+        if user is None:
+            user = self._users[user_id] = _User(np.zeros(min(16, 2 * self.config.rows), _ROW))
+        return user
+
+    def _append(self, partition: int, offset: int, event: Event, keys: Sequence[int], kind: int) -> None:
+        user = self._user(event.user_id)
+        self._make_room(partition, user, len(keys))
+        gap_s = max(0, event.event_time_ms - user.last_ms) / 1000 if user.last_ms else 0.0
+        named = _event_key(event.event_id) if kind != SHOWN else 0
+        for key in keys:
+            bucket = min(int(np.log2(1 + gap_s)), GAP_BUCKETS - 1)
+            user.rows[user.num_rows] = (key, kind, bucket, offset, named)
+            user.num_rows += 1
+            gap_s = 0.0
+        user.last_ms = max(user.last_ms, event.event_time_ms)
+
+    def _make_room(self, partition: int, user: _User, num_new: int) -> None:
+        """Drop rows that no view can ask for any more; grow while there are none."""
+        if user.num_rows + num_new <= len(user.rows):
+            return
+        end = user.num_rows
+        keep_from = self.keep_from[partition]
+        if keep_from is not None:
+            end = int(np.searchsorted(user.rows["offset"][:end], keep_from))
+        kept = user.rows[max(0, end - self.config.rows) : user.num_rows]
+        size = len(user.rows)
+        while size < 2 * (len(kept) + num_new):
+            size *= 2
+        rows = np.zeros(size, _ROW)
+        rows[: len(kept)] = kept
+        user.rows, user.num_rows = rows, len(kept)
+
+
+def _event_key(event_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(event_id.encode(), digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,137 @@
+"""Policies: a request and a memory in, a slate and its log-probabilities out. Knows nothing of logs, tokens or gRPC."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from models.artifact import Artifact
+from models.content import FloatArray
+from models.generate import Generator, Rule, novelty
+from models.inference import FrozenDecoder
+from models.trie import Legal
+from recsys.catalogue import Catalogue, Vocabulary
+from recsys.features import Ruling, Shelf, Wish, contexts, padded, ruling
+from recsys.memory import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingConfig:
+    """How slates are drawn: part of the policy, stamped on each Decision."""
+
+    way: str = "slot"
+    temperature: float = 1.0
+    floor: float = 0.02
+    """Share of each slot that is spread evenly over all legal items."""
+    novelty_bonus: float = 0.5
+    """Added to the logit of an item never shown; falls with 1 / sqrt(1 + exposures)."""
+
+    def __post_init__(self) -> None:
+        if self.way != "slot":
+            raise ValueError(f"drawing.way is {self.way!r}; it must be 'slot'")
+        if not 0.01 <= self.temperature <= 100:
+            raise ValueError(f"drawing.temperature is {self.temperature}; it must be 0.01..100")
+        if not 0 <= self.floor <= 0.99:
+            raise ValueError(f"drawing.floor is {self.floor}; it must be 0..0.99")
+        if not 0 <= self.novelty_bonus <= 20:
+            raise ValueError(f"drawing.novelty_bonus is {self.novelty_bonus}; it must be 0..20")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as a policy sees it."""
+
+    view: View
+    context: Mapping[str, str]
+    slate_size: int
+    wish: Wish
+    seed: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A slate, shorter than asked when too few items are legal, and log π of each slot in nats."""
+
+    item_ids: list[str]
+    logprobs: list[float]
+
+
+class Policy(Protocol):
+    """What the engine needs of a policy."""
+
+    @property
+    def policy_version(self) -> int:
+        """Which version acts; 0 when none was published."""
+
+    @property
+    def trained_through_ms(self) -> int:
+        """Every event up to here is in what acts."""
+
+    @property
+    def drawing(self) -> DrawingConfig:
+        """How it draws."""
+
+    def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
+        """Draw a slate. Deterministic given the request, its seed and the catalogue."""
+
+
+class GenerativePolicy:
+    """The decoder of one published version."""
+
+    def __init__(self, artifact: Artifact, drawing: DrawingConfig) -> None:
+        self.drawing = drawing
+        self.policy_version = int(artifact.facts["policy_version"])
+        self.trained_through_ms = int(artifact.facts["trained_through_ms"])
+        trie = artifact.trie()
+        self._generator = Generator(FrozenDecoder(artifact.decoder, trie), trie, novelty(artifact.exposures_R))
+        self._shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]))
+        self._history, self._num_buckets = artifact.decoder.config.history, artifact.decoder.config.features
+
+    def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
+        """See Policy."""
+        vocabulary = self._shelf.vocabulary
+        context = contexts([asked.view], [asked.context], vocabulary, self._history, self._num_buckets)
+        ruled = ruling(asked.wish, asked.view, catalogue, self._shelf, vocabulary.num_rows)
+        uniform_BSU = _uniform(asked, self._generator.trie.levels + 1)
+        slates = self._generator.draw(context, legal_of(ruled), _rule(self.drawing), uniform_BSU, np.array([asked.slate_size]))
+        rows = slates.item_BS[0]
+        kept = rows > 0
+        return Choice([vocabulary.item_ids[row - 1] for row in rows[kept]], slates.logprob_BS[0][kept].tolist())
+
+
+class UniformPolicy:
+    """Every legal item alike: what answers before anything was published, and the `random` baseline."""
+
+    policy_version = 0
+    trained_through_ms = 0
+
+    def __init__(self) -> None:
+        self.drawing = DrawingConfig(floor=0, novelty_bonus=0)
+
+    def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
+        """See Policy."""
+        vocabulary = Vocabulary(catalogue.item_ids)
+        alive_R = np.ones(vocabulary.num_rows, bool)
+        alive_R[0] = False
+        alive_R[catalogue.retired_rows(asked.wish.items_offset)] = False
+        ruled = ruling(asked.wish, asked.view, catalogue, Shelf(vocabulary, alive_R), vocabulary.num_rows)
+        rows = ruled.allow if ruled.allow is not None else np.setdiff1d(np.flatnonzero(alive_R), ruled.exclude)
+        size = min(asked.slate_size, len(rows))
+        drawn = np.random.Generator(np.random.Philox(asked.seed)).permutation(rows)[:size]
+        return Choice([vocabulary.item_ids[row - 1] for row in drawn], [float(-np.log(len(rows) - slot)) for slot in range(size)])
+
+
+def legal_of(ruled: Ruling) -> Legal:
+    """The ruling of one request as arrays."""
+    allow_BA = None if ruled.allow is None else padded([ruled.allow])
+    return Legal(padded([ruled.exclude]), allow_BA, np.array([ruled.allow is not None]))
+
+
+def _uniform(asked: Asked, numbers: int) -> FloatArray:
+    random = np.random.Generator(np.random.Philox(asked.seed))
+    return random.random((1, asked.slate_size, numbers), dtype=np.float32)
+
+
+def _rule(drawing: DrawingConfig) -> Rule:
+    return Rule(*(np.array([value], np.float32) for value in (drawing.temperature, drawing.floor, drawing.novelty_bonus)))

@@ -1,0 +1,102 @@
+"""The books of a join: what became of every record, so that nothing is dropped in silence. Knows nothing of why.
+
+A `Ledger` is written while records come in; `Books` is one reading of it, with what is open counted from what is really held,
+so that `balanced` says something.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAX_QUARANTINED = 1000
+MAX_DETAIL = 200
+
+_SHARED = ("late", "foreign", "quarantined")
+_FATES = {
+    "decision": ("trained", "unexposed", "stale", *_SHARED),
+    "feedback": ("joined", "unexposed", "duplicate", "orphan", "forged", *_SHARED),
+    "exposure": ("joined", "orphan", "forged", *_SHARED),
+    "interaction": ("quarantined",),
+    "tick": ("quarantined",),
+}
+
+
+class Quarantined(NamedTuple):
+    """A record that could not be used. `reason` is one of few, `detail` says what exactly was wrong with this one."""
+
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+
+
+class Ledger:
+    """Counts by kind of record and by fate, running. `of[kind]["total"]` counts every record of the kind, whatever became of it."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, dict[str, int]] = {kind: dict.fromkeys(("total", *fates), 0) for kind, fates in _FATES.items()}
+        self.slots_shown = 0
+        self.slots_repeated = 0
+        self.taught = 0
+        self.reasons: dict[str, int] = {}
+        self.quarantined: deque[Quarantined] = deque(maxlen=MAX_QUARANTINED)
+
+    def quarantine(self, record: Quarantined, kind: str | None) -> None:
+        """Write down a record that could not be used; `kind` None when nobody can say what it was."""
+        if kind is not None:
+            self.of[kind]["quarantined"] += 1
+        self.reasons[record.reason] = self.reasons.get(record.reason, 0) + 1
+        self.quarantined.append(record._replace(detail=record.detail[:MAX_DETAIL]))
+
+    def read(self, open_decisions: int, open_feedback: int, open_exposures: int) -> "Books":
+        """The books now, given what is held and not yet decided."""
+        return Books(
+            decisions={**self.of["decision"], "open": open_decisions},
+            feedback={**self.of["feedback"], "open": open_feedback},
+            exposures={
+                **self.of["exposure"],
+                "open": open_exposures,
+            },
+            slots_shown=self.slots_shown,
+            slots_repeated=self.slots_repeated,
+            interactions=self.of["interaction"]["total"],
+            taught=self.taught,
+            quarantined=dict(self.reasons),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """What became of every Decision, Feedback and Exposure; each mapping has "total", the fates, and "open" (not yet decided).
+
+    Beside the balance: `slots_shown` and `slots_repeated` (marks of a slot that was shown already), of taught decisions too;
+    `interactions`; `taught` (imported decisions made into Examples, all of them also `foreign`); and `quarantined` by reason
+    (any record, also the unreadable).
+    """
+
+    decisions: Mapping[str, int]
+    feedback: Mapping[str, int]
+    exposures: Mapping[str, int]
+    slots_shown: int
+    slots_repeated: int
+    interactions: int
+    taught: int
+    quarantined: Mapping[str, int]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every Decision, Feedback and Exposure has exactly one fate."""
+        return all(2 * counts["total"] == sum(counts.values()) for counts in (self.decisions, self.feedback, self.exposures))
+
+    def as_dict(self) -> dict[str, object]:
+        """For the dashboard and for JSON."""
+        return {
+            "decisions": dict(self.decisions),
+            "feedback": dict(self.feedback),
+            "exposures": {**self.exposures, "slots_shown": self.slots_shown, "slots_repeated": self.slots_repeated},
+            "interactions": self.interactions,
+            "taught": self.taught,
+            "quarantined": dict(self.quarantined),
+            "balanced": self.balanced,
+        }

@@ -1,0 +1,265 @@
+"""The log for production: a topic of Apache Kafka. The one importer of `kafka`.
+
+Knows nothing of what the bytes mean, and keeps no place in the broker: readers say where they are (`assign` + `seek`,
+no consumer group). Records carry the broker's idea of time in their headers; nobody here reads it.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaConfigurationError, KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError
+from kafka.net.compat import KafkaNetClient
+
+from streaming.log import Entry, LogRecord, LogUnavailable, OffsetGone, Position, place
+
+# A value of 1,000,000 bytes with its key and the batch around it; the broker's default of 1,048,588 leaves little.
+MAX_BATCH_BYTES = 2 * 1024 * 1024
+LONGEST_MS = 2**63 - 1
+# World time may lie years from the broker's wall clock, and the log is what everything is rebuilt from.
+TOPIC_CONFIGS = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "message.timestamp.before.max.ms": str(LONGEST_MS),
+    "message.timestamp.after.max.ms": str(LONGEST_MS),
+    "max.message.bytes": str(MAX_BATCH_BYTES),
+}
+SECURITY_FILES = frozenset({"ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile"})
+SECURITY_SETTINGS = SECURITY_FILES | {
+    "security_protocol",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+    "ssl_password",
+    "sasl_mechanism",
+    "sasl_plain_username",
+    "sasl_plain_password",
+    "sasl_kerberos_service_name",
+    "sasl_kerberos_domain_name",
+}
+POLL_MS = 100
+
+
+class KafkaLog:
+    """One topic of the cluster at `bootstrap` (HOST:PORT, several with commas), created when absent.
+
+    `security` holds kafka-python's settings by name (security_protocol, ssl_*, sasl_*), all as text. A topic made here
+    has `topic_configs` (broker settings by name) on top of TOPIC_CONFIGS and the broker's default replication factor.
+    No call waits for the broker much longer than `timeout_s`: then LogUnavailable, and what was given may still arrive.
+    ValueError for a topic with another number of partitions and for settings that make no sense.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        num_partitions: int = 4,
+        *,
+        security: Mapping[str, str] | None = None,
+        topic_configs: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        if num_partitions < 1:
+            raise ValueError(f"num_partitions is {num_partitions}; at least 1")
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s is {timeout_s}; more than 0")
+        self.num_partitions = num_partitions
+        self._bootstrap, self._topic, self._timeout_s = bootstrap, topic, timeout_s
+        self._places = [TopicPartition(topic, partition) for partition in range(num_partitions)]
+        self._lock = threading.Lock()  # of the consumer, which isn't safe between threads
+        connection = self._connection(security or {})
+        with contextlib.ExitStack() as undo, self._unavailable():
+            self._open_topic(connection, {**TOPIC_CONFIGS, **(topic_configs or {})})
+            self._producer = self._open_producer(connection, undo)
+            self._consumer = self._open_consumer(connection, undo)
+            self._close = undo.pop_all().close
+        self._known_ends = [0] * num_partitions
+
+    def append(self, entries: Sequence[Entry]) -> list[Position]:
+        """See EventLog. After LogUnavailable some of the entries may be in the log all the same."""
+        places = [place(entry, self.num_partitions) for entry in entries]
+        deadline_s = time.monotonic() + self._timeout_s
+        with self._unavailable():
+            # All sent before any is waited for: one round trip for the batch, and the producer keeps a partition's order.
+            futures = [
+                self._producer.send(self._topic, key=entry.key, value=entry.value, partition=partition)
+                for entry, partition in zip(entries, places, strict=True)
+            ]
+            sent = [future.get(timeout=max(0.0, deadline_s - time.monotonic())) for future in futures]
+        return [Position(metadata.partition, metadata.offset) for metadata in sent]
+
+    def read(self, partition: int, offset: int, max_records: int = 10_000) -> list[LogRecord]:
+        """See EventLog. At the end it asks the broker (1 ms), so that it sees every record acknowledged to anybody."""
+        here = self._places[partition]
+        with self._reading():
+            if offset >= self._known_ends[partition]:
+                (self._known_ends[partition],) = self._consumer.end_offsets([here], timeout_ms=self._timeout_ms).values()
+            if offset >= self._known_ends[partition]:
+                return []
+            try:
+                return self._fetch(partition, offset, self._known_ends[partition], max_records)
+            except OffsetOutOfRangeError as error:
+                begin_offset = self._begin_offsets()[partition]
+                if offset < begin_offset:
+                    raise OffsetGone(partition, offset, begin_offset) from error
+                raise LogUnavailable(f"{self._name}: partition {partition} lost records; offset {offset} was in it") from error
+
+    def begin_offsets(self) -> list[int]:
+        """See EventLog."""
+        with self._reading():
+            return self._begin_offsets()
+
+    def end_offsets(self) -> list[int]:
+        """See EventLog."""
+        with self._reading():
+            offsets = self._consumer.end_offsets(self._places, timeout_ms=self._timeout_ms)
+        return [offsets[place] for place in self._places]
+
+    def close(self) -> None:
+        """See EventLog."""
+        self._close()
+
+    @property
+    def _name(self) -> str:
+        return f"kafka://{self._bootstrap}/{self._topic}"
+
+    @property
+    def _timeout_ms(self) -> int:
+        return max(1, round(self._timeout_s * 1000))
+
+    def _connection(self, security: Mapping[str, str]) -> dict[str, Any]:
+        """What every client of this log is given to reach the brokers."""
+        unknown = sorted(set(security) - SECURITY_SETTINGS)
+        if unknown:
+            raise ValueError(f"unknown Kafka security settings {unknown}; known are {sorted(SECURITY_SETTINGS)}")
+        for name in sorted(SECURITY_FILES & set(security)):
+            if not Path(security[name]).is_file():
+                raise ValueError(f"{name}: no file {security[name]!r}")
+        settings: dict[str, Any] = dict(security)
+        if "ssl_check_hostname" in security:
+            settings["ssl_check_hostname"] = _truth("ssl_check_hostname", security["ssl_check_hostname"])
+        return {
+            "bootstrap_servers": self._bootstrap.split(","),
+            "bootstrap_timeout_ms": self._timeout_ms,
+            "request_timeout_ms": self._timeout_ms,
+            "reconnect_backoff_max_ms": 1000,  # a broker that comes back is found within about a second
+            **settings,
+        }
+
+    def _open_topic(self, connection: Mapping[str, Any], configs: Mapping[str, str]) -> None:
+        """Create the topic when absent and check its partitions."""
+        with contextlib.ExitStack() as undo, _closing_failed(connection) as settings:
+            admin = KafkaAdminClient(**settings)
+            undo.callback(admin.close)
+            if not admin.describe_topics([self._topic])[0]["partitions"]:
+                # Another process may create it at the same moment.
+                with contextlib.suppress(TopicAlreadyExistsError):
+                    admin.create_topics({self._topic: {"num_partitions": self.num_partitions, "configs": dict(configs)}})
+                admin.wait_for_topics([self._topic], timeout_ms=self._timeout_ms)
+            stored = len(admin.describe_topics([self._topic])[0]["partitions"])
+        if stored != self.num_partitions:
+            raise ValueError(f"{self._name} has {stored} partitions and was opened with {self.num_partitions}")
+
+    def _open_producer(self, connection: Mapping[str, Any], undo: contextlib.ExitStack) -> Any:
+        with _closing_failed(connection) as settings:
+            producer = KafkaProducer(
+                **settings,
+                acks="all",
+                enable_idempotence=True,
+                max_block_ms=self._timeout_ms,
+                delivery_timeout_ms=self._timeout_ms,
+                batch_size=MAX_BATCH_BYTES // 8,
+                max_request_size=MAX_BATCH_BYTES,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        undo.callback(producer.close, timeout=self._timeout_s)
+        producer.partitions_for(self._topic)  # fetches the metadata now, so that no append has to
+        return producer
+
+    def _open_consumer(self, connection: Mapping[str, Any], undo: contextlib.ExitStack) -> Any:
+        with _closing_failed(connection) as settings:
+            consumer = KafkaConsumer(
+                **settings,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                # The broker answers at once: a waiting fetch would hold up every other question on its connection.
+                fetch_max_wait_ms=0,
+                max_partition_fetch_bytes=MAX_BATCH_BYTES,
+                # A fetch names the one partition being read; a session would have to be told of each change of it.
+                enable_incremental_fetch_sessions=False,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        undo.callback(consumer.close, timeout_ms=self._timeout_ms)
+        return consumer
+
+    def _fetch(self, partition: int, offset: int, end_offset: int, max_records: int) -> list[LogRecord]:
+        """Records of offset..end_offset, which the broker is known to have; LogUnavailable when it doesn't give them."""
+        here = self._places[partition]
+        # One partition at a time, by assignment: with all assigned and the others paused, the client can wait for itself
+        # (what it had fetched of a paused partition keeps that partition from being fetched after a seek).
+        if here not in self._consumer.assignment():
+            self._consumer.assign([here])
+        self._consumer.seek(here, offset)
+        deadline_s = time.monotonic() + self._timeout_s
+        records: list[LogRecord] = []
+        while offset < end_offset and len(records) < max_records:
+            polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=max_records - len(records)).get(here, ())
+            records += [LogRecord(partition, record.offset, record.key or b"", record.value or b"") for record in polled]
+            # Moves over offsets without a record too: the marks of other people's transactions.
+            offset = self._consumer.position(here, timeout_ms=self._timeout_ms)
+            if not polled and offset < end_offset and time.monotonic() > deadline_s:
+                raise LogUnavailable(f"{self._name}: no answer for partition {partition}, offset {offset}, in {self._timeout_s} s")
+        return records
+
+    def _begin_offsets(self) -> list[int]:
+        offsets = self._consumer.beginning_offsets(self._places, timeout_ms=self._timeout_ms)
+        return [offsets[place] for place in self._places]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Alone with the consumer; a queue before a broker that is away is not waited for."""
+        if not self._lock.acquire(timeout=self._timeout_s):
+            raise LogUnavailable(f"{self._name}: another read has been waiting for {self._timeout_s} s")
+        try:
+            with self._unavailable():
+                yield
+        finally:
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def _unavailable(self) -> Iterator[None]:
+        try:
+            yield
+        except KafkaConfigurationError as error:
+            raise ValueError(f"{self._name}: {error}") from error
+        except KafkaError as error:
+            raise LogUnavailable(f"{self._name}: {error}") from error
+
+
+def _truth(name: str, text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ValueError(f"{name} is {text!r}; true or false")
+    return text.lower() == "true"
+
+
+@contextlib.contextmanager
+def _closing_failed(connection: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Settings for one client. A client whose constructor raises leaves its thread and sockets behind: they are closed here."""
+    opened: list[Any] = []
+
+    def open_client(**settings: Any) -> Any:
+        opened.append(KafkaNetClient(**settings))
+        return opened[-1]
+
+    try:
+        yield {**connection, "kafka_client": open_client}
+    except KafkaError:
+        for client in opened:
+            client.close()
+        raise

@@ -1,0 +1,321 @@
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from recsys.datasets import Sample, TableColumns, load_kuairand, load_movielens, load_sample, load_table, make_sample
+from recsys.imports import Frames, ImportRefused, import_logs, make_frames, write_import
+from streaming.events import IMPORTED, Record, decision_id_of, decode
+from streaming.log import MemoryLog
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the development data is not beside the project")
+
+KUAIRAND_LOG = (
+    "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
+    "play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab\n"
+)
+KUAIRAND_VIDEOS = (
+    "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,server_height,music_id,music_type,tag\n"
+)
+
+
+@pytest.fixture(scope="module")
+def sample() -> Sample:
+    return load_sample()
+
+
+@pytest.fixture
+def kuairand(tmp_path: Path) -> Path:
+    """KuaiRand as it unpacks: a `data` folder, with an exact repeat and the statistics that must not be read."""
+    data = tmp_path / "KuaiRand-Pure" / "data"
+    data.mkdir(parents=True)
+    clicked = "7,11,20220422,700,1650582000000,1,1,0,0,0,0,1,90000,120000,0,0,0,0,1\n"
+    (data / "log_standard_4_08_to_4_21_pure.csv").write_text(
+        KUAIRAND_LOG + "7,10,20220408,100,1649376000000,0,0,0,0,0,1,0,0,8000,0,0,0,0,0\n"
+    )
+    (data / "log_standard_4_22_to_5_08_pure.csv").write_text(
+        KUAIRAND_LOG + clicked + clicked + "7,12,20220422,700,1650582000000,0,0,0,0,0,0,0,1500,9000,0,0,0,0,1\n"
+    )
+    (data / "video_features_basic_pure.csv").write_text(
+        KUAIRAND_VIDEOS
+        + "10,501,NORMAL,2022-04-01,Web,0,8000,720,1280,900,9,3\n"
+        + '11,502,NORMAL,2022-04-02,LongImport,0,120500,720,1280,901,,"39,68"\n'
+    )
+    (data / "video_features_statistic_pure.csv").write_text("video_id,counts,show_cnt\n10,14,999\n")
+    return tmp_path / "KuaiRand-Pure"
+
+
+def records_of(log: MemoryLog) -> list[Record]:
+    return [decode(record.value) for partition in range(log.num_partitions) for record in log.read(partition, 0, 10**9)]
+
+
+def digest_of(log: MemoryLog) -> str:
+    parts = [record.key + b"\0" + record.value for partition in range(log.num_partitions) for record in log.read(partition, 0, 10**9)]
+    return hashlib.sha256(b"\1".join(parts)).hexdigest()
+
+
+def attributes_of(frames: Frames, item_id: str) -> dict[str, str]:
+    pairs = frames.items.filter(pl.col("item_id") == item_id)["attributes"].to_list()[0]
+    return {pair["key"]: pair["value"] for pair in pairs}
+
+
+class TestKuaiRand:
+    def test_official_csv(self, kuairand: Path) -> None:
+        frames = load_kuairand(kuairand)
+        assert frames.interactions["item_id"].to_list() == ["10", "11", "12"]
+        assert frames.interactions["shown"].all()
+        feedback = [
+            {entry["kind"]: (entry["value"], entry["delay_ms"]) for entry in entries} for entries in frames.interactions["feedback"]
+        ]
+        assert feedback[0] == {"dislike": (1.0, 0)}
+        # Played for 90 s: the click is taken to have come after 50 s, inside the window.
+        assert feedback[1] == dict.fromkeys(("click", "like", "long_view"), (1.0, 50_000)) | {"play_ms": (90_000.0, 50_000)}
+        assert feedback[2] == {"play_ms": (1500.0, 1500)}
+        assert frames.interactions["context"].to_list()[1] == [{"key": "tab", "value": "1"}]
+
+    def test_items_have_attributes_and_no_statistics(self, kuairand: Path) -> None:
+        frames = load_kuairand(kuairand)
+        assert attributes_of(frames, "10") == {
+            "tag1": "3",
+            "author_id": "501",
+            "video_type": "NORMAL",
+            "upload_type": "Web",
+            "music_type": "9",
+            "duration": "0-15s",
+        }
+        assert attributes_of(frames, "11")["tag2"] == "68"
+        assert attributes_of(frames, "11")["duration"] == "120-240s"
+        assert attributes_of(frames, "12") == {}
+
+    def test_missing_column_is_named(self, kuairand: Path) -> None:
+        path = kuairand / "data" / "log_standard_4_08_to_4_21_pure.csv"
+        path.write_text(path.read_text().replace("is_hate", "is_hat"))
+        with pytest.raises(ImportRefused, match=r"no column 'is_hate'; there are user_id, .*is_hat,"):
+            load_kuairand(kuairand)
+
+    def test_missing_files_are_named(self, tmp_path: Path) -> None:
+        (tmp_path / "ratings.csv").write_text("a\n")
+        with pytest.raises(ImportRefused, match=r"none of log_standard_\*\.csv.*it holds ratings\.csv"):
+            load_kuairand(tmp_path)
+        with pytest.raises(ImportRefused, match="no such directory"):
+            load_kuairand(tmp_path / "nowhere")
+
+
+class TestMovieLens:
+    def test_ml_1m_dat(self, tmp_path: Path) -> None:
+        (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n1::661::3::978302109\n")
+        (tmp_path / "movies.dat").write_bytes(
+            "661::Caf\xe9 (1996)::Animation|Children's|Musical\n1193::Cuckoo (1975)::Drama\n".encode("latin-1")
+        )
+        frames = load_movielens(tmp_path)
+        assert not frames.interactions["shown"].any()
+        assert frames.interactions["event_time_ms"].to_list() == [978300760000, 978302109000]
+        kinds = [{entry["kind"]: entry["value"] for entry in entries} for entries in frames.interactions["feedback"]]
+        assert kinds == [{"rating": 5.0, "click": 1.0}, {"rating": 3.0}]
+        assert frames.items["title"][0] == "Café (1996)"
+        assert attributes_of(frames, "661") == {"genre1": "Animation", "genre2": "Children's", "genre3": "Musical", "year": "1996"}
+
+    def test_ml_100k(self, tmp_path: Path) -> None:
+        (tmp_path / "u.data").write_text("196\t242\t3\t881250949\n186\t302\t4\t891717742\n")
+        flags = "0|1|0|0|0|1" + "|0" * 13
+        (tmp_path / "u.item").write_text(f"242|Kolya (1996)|24-Jan-1997||http://x|{flags}\n302|L.A. (1997)|01-Jan-1997||http://y|{flags}\n")
+        frames = load_movielens(tmp_path)
+        assert frames.interactions["item_id"].to_list() == ["242", "302"]
+        assert attributes_of(frames, "242") == {"genre1": "Action", "genre2": "Comedy", "year": "1996"}
+
+    def test_csv(self, tmp_path: Path) -> None:
+        (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n1,32,4.0,1260759179\n")
+        (tmp_path / "movies.csv").write_text('movieId,title,genres\n31,"Minds, The (1995)",Drama\n32,Monkeys,(no genres listed)\n')
+        frames = load_movielens(tmp_path)
+        assert attributes_of(frames, "31") == {"genre1": "Drama", "year": "1995"}
+        assert attributes_of(frames, "32") == {}
+
+    def test_broken_rating_is_shown(self, tmp_path: Path) -> None:
+        (tmp_path / "ratings.dat").write_text("1::1193::five::978300760\n")
+        (tmp_path / "movies.dat").write_text("1193::x::Drama\n")
+        with pytest.raises(ImportRefused, match=r"1 rows can't be read as numbers; the first is .*'five'"):
+            load_movielens(tmp_path)
+        (tmp_path / "ratings.dat").write_text("1::1193::5::1\n1;1193\n")
+        with pytest.raises(ImportRefused, match=r"line 2 has not the 4 fields.*1;1193"):
+            load_movielens(tmp_path)
+
+    @needs_shared
+    def test_the_real_file(self) -> None:
+        frames = load_movielens(SHARED / "ml_latest_small")
+        assert (frames.interactions.height, frames.items.height) == (100_004, 9125)
+
+
+class TestTable:
+    COLUMNS = TableColumns(user="who", item="what", time="when")
+
+    def table(self, tmp_path: Path, text: str) -> Path:
+        path = tmp_path / "log.csv"
+        path.write_text(text)
+        return path
+
+    @pytest.mark.parametrize(
+        "when", ["1650582000", "1650582000000", "1650582000000000", "2022-04-21T23:00:00Z", "2022-04-22 01:00:00+02:00"]
+    )
+    def test_times(self, tmp_path: Path, when: str) -> None:
+        frames = load_table(self.table(tmp_path, f"who,what,when\na,x,{when}\n"), self.COLUMNS)
+        assert frames.interactions["event_time_ms"].to_list() == [1650582000000]
+        assert not frames.interactions["shown"].any()
+
+    def test_columns_by_name(self, tmp_path: Path) -> None:
+        path = self.table(tmp_path, "who,what,when,did,worth,seen,clicked,page\na,x,5,buy,9.5,1,1,home\na,y,6,look,1,0,0,\n")
+        columns = TableColumns(
+            user="who", item="what", time="when", kind="did", value="worth", shown="seen", click="clicked", context=("page",)
+        )
+        frames = load_table(path, columns)
+        assert frames.interactions["shown"].to_list() == [True, False]
+        kinds = [[(entry["kind"], entry["value"]) for entry in entries] for entries in frames.interactions["feedback"]]
+        assert kinds == [[("click", 1.0), ("buy", 9.5)], [("look", 1.0)]]
+        assert frames.interactions["context"].to_list() == [[{"key": "page", "value": "home"}], []]
+
+    def test_clicks_alone_make_exposures(self, tmp_path: Path) -> None:
+        frames = load_table(
+            self.table(tmp_path, "who,what,when,c\na,x,5,1\na,y,6,0\n"), TableColumns(user="who", item="what", time="when", click="c")
+        )
+        assert frames.interactions["shown"].all()
+        assert frames.interactions["feedback"].list.len().to_list() == [1, 0]
+
+    def test_items_with_attributes(self, tmp_path: Path) -> None:
+        items = tmp_path / "items.csv"
+        items.write_text("what,title,colour\nx,The X,red\n")
+        frames = load_table(self.table(tmp_path, "who,what,when\na,x,5\na,z,6\n"), self.COLUMNS, items)
+        assert attributes_of(frames, "x") == {"colour": "red"}
+        assert frames.items["title"].to_list() == ["The X", ""]
+
+    @pytest.mark.parametrize(
+        ("text", "columns", "message"),
+        [
+            ("who,what,at\na,x,5\n", COLUMNS, "no column 'when'; there are who, what, at"),
+            ("who,what,when\n", COLUMNS, "no rows"),
+            ("", COLUMNS, "log.csv"),
+            ("who,what,when\na,x,5\na,y,yesterday\n", COLUMNS, "when holds 'yesterday', which is no time; 1 of 2"),
+            ("who,what,when\na,x,2022-13-01\n", COLUMNS, "when holds '2022-13-01', which is no time"),
+            ("who,what,when\na,x,NaN\n", COLUMNS, "when holds nan, which is no time"),
+            ("who,what,when\na,x,-5\n", COLUMNS, "when holds -5"),
+            ("who,what,when\na,x,\nb,y,3\n", COLUMNS, "when is empty in 1 of 2 rows"),
+            ("who,what,when\n,x,1\nb,y,3\n", COLUMNS, "who is empty in 1 of 2 rows"),
+            ("who,what,when,v\na,x,5,NaN\n", TableColumns(user="who", item="what", time="when", value="v"), "value must be finite"),
+            ("who,what,when,v\na,x,5,much\n", TableColumns(user="who", item="what", time="when", value="v"), "value must be finite"),
+            ("who,what,when,c\na,x,5,maybe\n", TableColumns(user="who", item="what", time="when", click="c"), "c holds 'maybe'"),
+        ],
+    )
+    def test_errors_are_named(self, tmp_path: Path, text: str, columns: TableColumns, message: str) -> None:
+        with pytest.raises(ImportRefused, match=message):
+            load_table(self.table(tmp_path, text), columns)
+
+    def test_missing_file(self, tmp_path: Path) -> None:
+        self.table(tmp_path, "x")
+        with pytest.raises(ImportRefused, match=r"no such file; .* holds log\.csv"):
+            load_table(tmp_path / "lgo.csv", self.COLUMNS)
+
+
+class TestImport:
+    def test_records_of_exposures(self, kuairand: Path) -> None:
+        events, items = import_logs(load_kuairand(kuairand))
+        records = records_of(events)
+        decisions = [record.decision for record in records if record.HasField("decision")]
+        assert [list(decision.item_ids) for decision in decisions] == [["10"], ["11", "12"]]
+        last = decisions[1]
+        assert (last.variant, last.memory_offset, last.items_offset, list(last.slot_logprobs)) == (IMPORTED, -1, 3, [])
+        assert last.decision_token == f"{last.decision_id}.0.imported"
+        assert dict(last.context) == {"tab": "1"}
+        mine = [r.event for r in records if r.HasField("event") and r.event.user_id == "7"]
+        exposures = [e for e in mine if e.HasField("exposure")]
+        assert [list(e.exposure.slots) for e in exposures] == [[0], [0, 1]]
+        clicks = [e for e in mine if e.HasField("feedback") and e.feedback.kind == "click"]
+        assert [(e.feedback.slot, e.event_time_ms - last.event_time_ms, decision_id_of(e.feedback.decision_token)) for e in clicks] == [
+            (0, 50_000, last.decision_id)
+        ]
+        changes = [r.item for r in records_of(items) if r.HasField("item")]
+        assert [change.item.item_id for change in changes] == ["10", "11", "12"]
+        assert all(change.event_time_ms < decisions[0].event_time_ms for change in changes)
+
+    def test_every_partition_is_ticked_until_all_is_closed(self, kuairand: Path) -> None:
+        events, items = import_logs(load_kuairand(kuairand), num_partitions=3)
+        for log in (events, items):
+            for partition in range(log.num_partitions):
+                records = [decode(record.value) for record in log.read(partition, 0)]
+                times_ms = [record.append_time_ms for record in records]
+                assert times_ms == sorted(times_ms)
+                ticks = [record.tick.event_time_ms for record in records if record.HasField("tick")]
+                assert all(time_ms % 60_000 == 0 for time_ms in ticks)
+                # Bucket of the last event closed: (b + 1)·M + W + L ≤ watermark = tick − D.
+                assert ticks[-1] - 2000 >= (1650582050000 // 60_000 + 1) * 60_000 + 65_000
+
+    def test_repeated_item_makes_a_second_slate(self) -> None:
+        row = {"user_id": "a", "item_id": "x", "event_time_ms": 60_000, "shown": True, "feedback": [], "context": []}
+        empty = load_sample().frames().interactions.clear()
+        frames = make_frames(pl.DataFrame([row, row], schema=empty.schema), load_sample().items.clear())
+        decisions = [r.decision for r in records_of(import_logs(frames)[0]) if r.HasField("decision")]
+        assert len({decision.decision_id for decision in decisions}) == 2
+
+    def test_organic_rows_become_interactions(self, tmp_path: Path) -> None:
+        path = tmp_path / "log.csv"
+        path.write_text("who,what,when\na,x,1650582000\n")
+        events, _ = import_logs(load_table(path, TableColumns(user="who", item="what", time="when")))
+        bodies = [r.event.interaction for r in records_of(events) if r.HasField("event")]
+        assert [(body.item_id, body.kind, body.value) for body in bodies] == [("x", "watch", 1.0)]
+
+    def test_same_rows_same_bytes(self, sample: Sample) -> None:
+        frames = sample.frames(until_ms=sample.log["event_time_ms"][0] + 3_600_000)
+        assert [digest_of(log) for log in import_logs(frames)] == [digest_of(log) for log in import_logs(frames)]
+
+    def test_frames_refuse_what_is_no_log(self, sample: Sample) -> None:
+        frames = sample.frames()
+        with pytest.raises(ImportRefused, match="empty"):
+            Frames(interactions=frames.interactions.clear(), items=frames.items)
+        with pytest.raises(ImportRefused, match="event_time_ms must be"):
+            Frames(interactions=frames.interactions.reverse(), items=frames.items)
+        with pytest.raises(ImportRefused, match="is in the interactions and not in items"):
+            Frames(interactions=frames.interactions, items=frames.items.head(5))
+        with pytest.raises(ImportRefused, match="stands twice"):
+            Frames(interactions=frames.interactions, items=pl.concat([frames.items, frames.items.head(1)]))
+
+    def test_archive_reads_back(self, kuairand: Path, tmp_path: Path) -> None:
+        archive = pytest.importorskip("streaming.archive")
+        frames = load_kuairand(kuairand)
+        write_import(frames, tmp_path / "archive")
+        for name, log in zip(("events", "items"), import_logs(frames), strict=True):
+            back = archive.ArchiveLog(tmp_path / "archive" / name)
+            assert back.num_partitions == log.num_partitions
+            for partition in range(log.num_partitions):
+                assert back.read(partition, 0) == log.read(partition, 0)
+
+
+class TestSample:
+    def test_is_small_and_whole(self, sample: Sample) -> None:
+        directory = resources.files("recsys") / "sample"
+        assert sum(len(path.read_bytes()) for path in directory.iterdir()) <= 3_000_000
+        assert (sample.log.height, sample.log["user_id"].n_unique(), sample.items.height) == (69_817, 5580, 7583)
+        assert sample.log["event_time_ms"].is_sorted()
+        assert sample.log.group_by("user_id").len()["len"].min() == 5
+        assert sample.history["item_ids"].list.len().max() == 50
+        assert 0.4 < float(sample.log["click"].cast(pl.Float64).to_numpy().mean()) < 0.5
+
+    def test_says_where_it_is_from(self) -> None:
+        text = (resources.files("recsys") / "sample" / "README.md").read_text()
+        for needed in ("CC BY-SA 4.0", "https://kuairand.com", "Gao", "CIKM 2022", "What was changed"):
+            assert needed in text
+
+    def test_no_statistics_that_leak(self) -> None:
+        columns = pl.read_parquet_schema(str(resources.files("recsys") / "sample" / "items.parquet")).keys()
+        assert set(columns) == {"video_id", "author_id", "video_type", "upload_type", "music_type", "video_duration", "tag"}
+
+    def test_warm_start_is_ten_days(self, sample: Sample) -> None:
+        warm = sample.frames(until_ms=sample.warm_start_until_ms).interactions
+        assert 0.7 < warm.height / sample.log.height < 0.8
+        assert warm["event_time_ms"][-1] < sample.warm_start_until_ms
+
+    @needs_shared
+    def test_comes_out_the_same_again(self, tmp_path: Path) -> None:
+        make_sample(SHARED / "kuairand_pure", tmp_path)
+        directory = resources.files("recsys") / "sample"
+        for name in ("log", "history", "items"):
+            assert pl.read_parquet(tmp_path / f"{name}.parquet").equals(pl.read_parquet(str(directory / f"{name}.parquet")))
