@@ -170,6 +170,11 @@ class Decoder(nn.Module):
         """What has one row an item."""
         return [self.table.weight, self.leaf_bias, self.value_bias]
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        """What turns a state into logits and values."""
+        modules = [*self.code, *self.deeper, self.value, self.value_level]
+        return [*(parameter for module in modules for parameter in module.parameters()), *self.code_bias, self.log_scale]
+
     def admit(self, content_NC: Tensor, first_row: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Make room for items from `first_row` on, known by their content alone."""
         last = first_row + len(content_NC)

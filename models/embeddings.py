@@ -3,11 +3,15 @@
 Knows nothing of content, ids or events. Row 0 stands for an unknown item. Shapes: R item rows, D width.
 """
 
+import warnings
+
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torchrec imports what fbgemm has deprecated
+    from torchrec.modules.embedding_configs import EmbeddingConfig
+    from torchrec.modules.embedding_modules import EmbeddingCollection
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 ROWS_STEP = 1024
 """Tables grow by whole steps, so that growing is rare."""

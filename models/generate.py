@@ -145,6 +145,8 @@ class Scored:
 
     def logprobs(self, state_QD: Tensor, legal: Legal, rule: Rule, item_Q: IntArray) -> Tensor:
         """Log π of given legal items, (Q,), with gradient; `legal` and `rule` have one row for each of Q."""
+        if not len(item_Q):
+            return state_QD.sum(1)
         trie = self.trie
         node_Q = np.zeros(len(item_Q), np.int64)
         prefix: list[Tensor] = []

@@ -75,7 +75,8 @@ class FrozenDecoder:
         row_BLD = self.item_RD[item_BL] + self.kind[kind_BL] + self.gap[gap_BL]
         pair = np.empty((batch, 2 * self.heads, length + 1, self.width // self.heads), np.float32)
         pair[:, :, 0] = self.nothing
-        pair[:, :, 1:] = (_unit(row_BLD) @ self.keys_values).reshape(batch, length, 2 * self.heads, -1).transpose(0, 2, 1, 3)
+        rows = (_unit(row_BLD) @ self.keys_values).reshape(batch, length, 2 * self.heads, self.width // self.heads)
+        pair[:, :, 1:] = rows.transpose(0, 2, 1, 3)
         bias = np.empty((batch, self.heads, length + 1), np.float32)
         bias[:, :, 0] = self.recency[:, 0]
         bias[:, :, 1:] = np.where(blank_BL[:, None, first:], -np.inf, self.recency[:, length:0:-1])

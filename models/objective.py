@@ -92,7 +92,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig) -> Terms:
     likelihood = _mean(-(weight_Q * logprob_Q)[taken_Q])
     loss = config.value_weight * value + config.policy_weight * policy + config.likelihood_weight * likelihood
     share = effective_share(logprob_Q[own_Q], logged_Q[own_Q]) if own_Q.any() else torch.tensor(torch.nan)
-    return Terms(loss, float(policy), float(value), float(likelihood), float(share))
+    return Terms(loss, *(float(term.detach()) for term in (policy, value, likelihood, share)))
 
 
 def _mean(loss_Q: Tensor) -> Tensor:

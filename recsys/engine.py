@@ -26,6 +26,8 @@ from streaming.proto.recommender_pb2 import Degraded, RecommendRequest, Recommen
 MAX_ID_BYTES = 256
 MAX_ENTRIES = 10_000
 MAX_TEXT_BYTES = 10_000
+MAX_REQUEST_BYTES = 500_000
+"""A Decision repeats its request and must fit a record of the log, 1,000,000 bytes."""
 
 
 class BadRequest(ValueError):
@@ -135,7 +137,8 @@ class Engine:
             seen_excluded,
             self.catalogue.next_offset,
         )
-        name = request.request_id or f"#{self.memory.num_decisions(request.user_id)}"
+        # "=" and "#": a request called "#0" must not get the seed and the id of the user's first unnamed one
+        name = f"={request.request_id}" if request.request_id else f"#{self.memory.num_decisions(request.user_id)}"
         digest = hashlib.sha256(f"{self.identity.run_seed}\0{request.user_id}\0{name}".encode()).digest()
         size = request.slate_size or self.config.default_slate_size
         seed = int.from_bytes(digest[16:24], "big")
@@ -171,6 +174,8 @@ class Engine:
         return decision
 
     def _check_request(self, request: RecommendRequest, now_ms: int) -> None:
+        if request.ByteSize() > MAX_REQUEST_BYTES:
+            raise BadRequest(f"the request has {request.ByteSize()} bytes; at most {MAX_REQUEST_BYTES}")
         _check_id("user_id", request.user_id, required=True)
         _check_id("request_id", request.request_id, required=False)
         if request.slate_size > 100:
@@ -210,6 +215,7 @@ class Engine:
                 if event.event_id in ids or self._ledger.has_event(event.event_id):
                     continue
                 ids.add(event.event_id)
+                event.DiscardUnknownFields()
                 if not event.event_time_ms:
                     event.event_time_ms = now_ms
                 entries.append(Entry(event.user_id.encode(), encode(event, now_ms)))
@@ -225,6 +231,8 @@ class Engine:
                 num_slots = self._num_slots(event.exposure.decision_token, event.user_id, now_ms)
                 if not event.exposure.slots:
                     raise BadRequest("exposure.slots is empty; name at least one slot")
+                if len(event.exposure.slots) > num_slots:
+                    raise BadRequest(f"exposure.slots has {len(event.exposure.slots)} entries; the slate has {num_slots} slots")
                 for slot in event.exposure.slots:
                     _check_slot(slot, num_slots)
             case "feedback":
@@ -268,6 +276,7 @@ class Engine:
                 except BadRequest as error:
                     rejected.append(Rejection(index=index, reason=str(error)))
                 else:
+                    item.DiscardUnknownFields()
                     values.append(encode(ItemChange(event_time_ms=now_ms, item=item), now_ms))
             self._append_items(values)
             return len(values), rejected
@@ -337,6 +346,8 @@ def _response(decision: Decision) -> RecommendResponse:
 def _check_id(name: str, value: str, *, required: bool) -> None:
     if required and not value:
         raise BadRequest(f"{name} is empty")
+    if "\0" in value:  # what stands between the parts of what is signed
+        raise BadRequest(f"{name} holds a NUL character")
     if len(value.encode()) > MAX_ID_BYTES:
         raise BadRequest(f"{name} has {len(value.encode())} bytes; at most {MAX_ID_BYTES}")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from streaming.archive import write_archive
 from streaming.events import IMPORTED, Decision, Event, Exposure, Feedback, Interaction, Item, ItemChange, Tick, encode
 from streaming.log import Entry, MemoryLog
 
@@ -86,10 +87,11 @@ def write_import(frames: Frames, directory: Path, num_partitions: int = 4) -> No
 
     Exposures of one user at one time stamp are one slate, in the order of the rows; else a slate has one slot. The log has
     no propensities, so the Decisions have no slot_logprobs. Every partition is ticked on the minute, wherever something can
-    still close; where nothing happened for longer there is nothing to close and no tick.
+    still close; where nothing happened for longer there is nothing to close and no tick. ImportRefused when `directory` is not empty.
     """
-    from streaming.archive import write_archive
-
+    if directory.is_dir() and any(directory.iterdir()):
+        # write_archive goes on where a stream ends: a second import would be cut off by the length of the first.
+        raise ImportRefused(f"{directory} is not empty; an import needs a directory of its own")
     events, items = import_logs(frames, num_partitions)
     write_archive(events, directory / "events")
     write_archive(items, directory / "items")

@@ -51,7 +51,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Choice:
-    """A slate, shorter than asked when too few items are legal, and log π of each slot in nats."""
+    """A slate, shorter than asked when too few items are legal or the policy knows fewer slots, and log π of each slot in nats."""
 
     item_ids: list[str]
     logprobs: list[float]
@@ -86,15 +86,17 @@ class GenerativePolicy:
         trie = artifact.trie()
         self._generator = Generator(FrozenDecoder(artifact.decoder, trie), trie, novelty(artifact.exposures_R))
         self._shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]))
-        self._history, self._num_buckets = artifact.decoder.config.history, artifact.decoder.config.features
+        config = artifact.decoder.config
+        self._history, self._num_buckets, self._max_slots = config.history, config.features, config.max_slots
 
     def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
         """See Policy."""
         vocabulary = self._shelf.vocabulary
         context = contexts([asked.view], [asked.context], vocabulary, self._history, self._num_buckets)
         ruled = ruling(asked.wish, asked.view, catalogue, self._shelf, vocabulary.num_rows)
-        uniform_BSU = _uniform(asked, self._generator.trie.levels + 1)
-        slates = self._generator.draw(context, legal_of(ruled), _rule(self.drawing), uniform_BSU, np.array([asked.slate_size]))
+        size = min(asked.slate_size, self._max_slots)
+        uniform_BSU = _uniform(asked.seed, size, self._generator.trie.levels + 1)
+        slates = self._generator.draw(context, legal_of(ruled), _rule(self.drawing), uniform_BSU, np.array([size]))
         rows = slates.item_BS[0]
         kept = rows > 0
         return Choice([vocabulary.item_ids[row - 1] for row in rows[kept]], slates.logprob_BS[0][kept].tolist())
@@ -128,9 +130,9 @@ def legal_of(ruled: Ruling) -> Legal:
     return Legal(padded([ruled.exclude]), allow_BA, np.array([ruled.allow is not None]))
 
 
-def _uniform(asked: Asked, numbers: int) -> FloatArray:
-    random = np.random.Generator(np.random.Philox(asked.seed))
-    return random.random((1, asked.slate_size, numbers), dtype=np.float32)
+def _uniform(seed: int, size: int, numbers: int) -> FloatArray:
+    random = np.random.Generator(np.random.Philox(seed))
+    return random.random((1, size, numbers), dtype=np.float32)
 
 
 def _rule(drawing: DrawingConfig) -> Rule:

@@ -51,13 +51,15 @@ def point_to(variant_dir: Path, published: Published) -> None:
 
 
 def current(variant_dir: Path) -> Published | None:
-    """The version to serve; None when nothing was published."""
+    """The version to serve; None when nothing was published. BadArtifact when the pointer is damaged."""
     try:
         said = json.loads((variant_dir / CURRENT).read_text())
+        version = int(said["policy_version"])
+        return Published(version, variant_dir / "versions" / str(version), str(said["digest"]), int(said["published_at_ms"]))
     except FileNotFoundError:
         return None
-    version = int(said["policy_version"])
-    return Published(version, variant_dir / "versions" / str(version), said["digest"], int(said["published_at_ms"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise artifacts.BadArtifact(f"{variant_dir.name}: {CURRENT} says nothing that can be read: {error!r}") from None
 
 
 def load(published: Published) -> Artifact:

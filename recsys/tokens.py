@@ -44,7 +44,8 @@ class TokenMint:
     def check(self, token: str, user_id: str, now_ms: int) -> TokenClaims:
         """What the token says. BadToken names what is wrong with it."""
         said, _, signature = token.rpartition(".")
-        if not any(hmac.compare_digest(signature, self._signature(key, said, user_id)) for key in self._keys):
+        # as bytes: compare_digest refuses str beyond ASCII, and a token can hold anything
+        if not any(hmac.compare_digest(signature.encode(), self._signature(key, said, user_id).encode()) for key in self._keys):
             raise BadToken("decision_token was not made for this user here, or was changed")
         decision_id, expires_ms, variant, num_slots, _ = said.split(".")
         if now_ms > int(expires_ms):

@@ -22,9 +22,9 @@ def open_log(url: str, topic_suffix: str = "", num_partitions: int = 4, *, kafka
     """
     if topic_suffix == ITEMS_SUFFIX:
         num_partitions = 1
-    scheme, _, rest = url.partition(":")
-    if scheme == "memory" and not rest:
+    if url == "memory:":
         return MemoryLog(num_partitions)
+    scheme, _, rest = url.partition(":")
     if scheme == "sqlite" and rest.startswith("///") and len(rest) > len("///"):
         return SqliteLog(rest.removeprefix("///"), EVENTS + topic_suffix, num_partitions)
     bootstrap, _, topic = rest.removeprefix("//").partition("/")

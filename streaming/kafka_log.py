@@ -40,6 +40,7 @@ SECURITY_SETTINGS = SECURITY_FILES | {
     "sasl_kerberos_service_name",
     "sasl_kerberos_domain_name",
 }
+SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 POLL_MS = 100
 
 
@@ -47,8 +48,8 @@ class KafkaLog:
     """One topic of the cluster at `bootstrap` (HOST:PORT, several with commas), created when absent.
 
     `security` holds kafka-python's settings by name (security_protocol, ssl_*, sasl_*), all as text. A topic made here
-    has `topic_configs` (broker settings by name) on top of TOPIC_CONFIGS and the broker's default replication factor.
-    No call waits for the broker much longer than `timeout_s`: then LogUnavailable, and what was given may still arrive.
+    has TOPIC_CONFIGS and the broker's default replication factor. No call waits for the broker much longer than
+    `timeout_s`: then LogUnavailable; a later call finds the broker again by itself.
     ValueError for a topic with another number of partitions and for settings that make no sense.
     """
 
@@ -59,7 +60,6 @@ class KafkaLog:
         num_partitions: int = 4,
         *,
         security: Mapping[str, str] | None = None,
-        topic_configs: Mapping[str, str] | None = None,
         timeout_s: float = 10.0,
     ) -> None:
         if num_partitions < 1:
@@ -69,23 +69,23 @@ class KafkaLog:
         self.num_partitions = num_partitions
         self._bootstrap, self._topic, self._timeout_s = bootstrap, topic, timeout_s
         self._places = [TopicPartition(topic, partition) for partition in range(num_partitions)]
-        self._lock = threading.Lock()  # of the consumer, which isn't safe between threads
-        connection = self._connection(security or {})
-        with contextlib.ExitStack() as undo, self._unavailable():
-            self._open_topic(connection, {**TOPIC_CONFIGS, **(topic_configs or {})})
-            self._producer = self._open_producer(connection, undo)
-            self._consumer = self._open_consumer(connection, undo)
-            self._close = undo.pop_all().close
         self._known_ends = [0] * num_partitions
+        self._connection = self._connection_settings(security or {})
+        self._producer: Any = None  # opened by the first append, and again by the one after a failure
+        self._producer_lock = threading.Lock()
+        self._consumer_lock = threading.Lock()  # a consumer isn't safe between threads
+        with self._unavailable():
+            self._open_topic()
+            self._consumer = self._open_consumer()
 
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """See EventLog. After LogUnavailable some of the entries may be in the log all the same."""
         places = [place(entry, self.num_partitions) for entry in entries]
         deadline_s = time.monotonic() + self._timeout_s
-        with self._unavailable():
+        with self._producing() as producer:
             # All sent before any is waited for: one round trip for the batch, and the producer keeps a partition's order.
             futures = [
-                self._producer.send(self._topic, key=entry.key, value=entry.value, partition=partition)
+                producer.send(self._topic, key=entry.key, value=entry.value, partition=partition)
                 for entry, partition in zip(entries, places, strict=True)
             ]
             sent = [future.get(timeout=max(0.0, deadline_s - time.monotonic())) for future in futures]
@@ -120,7 +120,9 @@ class KafkaLog:
 
     def close(self) -> None:
         """See EventLog."""
-        self._close()
+        if self._producer is not None:
+            _abandon(self._producer, self._timeout_s)
+        self._consumer.close(timeout_ms=self._timeout_ms)
 
     @property
     def _name(self) -> str:
@@ -130,7 +132,7 @@ class KafkaLog:
     def _timeout_ms(self) -> int:
         return max(1, round(self._timeout_s * 1000))
 
-    def _connection(self, security: Mapping[str, str]) -> dict[str, Any]:
+    def _connection_settings(self, security: Mapping[str, str]) -> dict[str, Any]:
         """What every client of this log is given to reach the brokers."""
         unknown = sorted(set(security) - SECURITY_SETTINGS)
         if unknown:
@@ -138,6 +140,9 @@ class KafkaLog:
         for name in sorted(SECURITY_FILES & set(security)):
             if not Path(security[name]).is_file():
                 raise ValueError(f"{name}: no file {security[name]!r}")
+        # The client itself would try to connect with any other until it gives up.
+        if security.get("security_protocol", SECURITY_PROTOCOLS[0]) not in SECURITY_PROTOCOLS:
+            raise ValueError(f"security_protocol is {security['security_protocol']!r}; one of {', '.join(SECURITY_PROTOCOLS)}")
         settings: dict[str, Any] = dict(security)
         if "ssl_check_hostname" in security:
             settings["ssl_check_hostname"] = _truth("ssl_check_hostname", security["ssl_check_hostname"])
@@ -149,23 +154,23 @@ class KafkaLog:
             **settings,
         }
 
-    def _open_topic(self, connection: Mapping[str, Any], configs: Mapping[str, str]) -> None:
+    def _open_topic(self) -> None:
         """Create the topic when absent and check its partitions."""
-        with contextlib.ExitStack() as undo, _closing_failed(connection) as settings:
+        with _closing_failed(self._connection) as settings:
             admin = KafkaAdminClient(**settings)
-            undo.callback(admin.close)
+        with contextlib.closing(admin):
             if not admin.describe_topics([self._topic])[0]["partitions"]:
                 # Another process may create it at the same moment.
                 with contextlib.suppress(TopicAlreadyExistsError):
-                    admin.create_topics({self._topic: {"num_partitions": self.num_partitions, "configs": dict(configs)}})
+                    admin.create_topics({self._topic: {"num_partitions": self.num_partitions, "configs": TOPIC_CONFIGS}})
                 admin.wait_for_topics([self._topic], timeout_ms=self._timeout_ms)
             stored = len(admin.describe_topics([self._topic])[0]["partitions"])
         if stored != self.num_partitions:
             raise ValueError(f"{self._name} has {stored} partitions and was opened with {self.num_partitions}")
 
-    def _open_producer(self, connection: Mapping[str, Any], undo: contextlib.ExitStack) -> Any:
-        with _closing_failed(connection) as settings:
-            producer = KafkaProducer(
+    def _open_producer(self) -> Any:
+        with _closing_failed(self._connection) as settings:
+            return KafkaProducer(
                 **settings,
                 acks="all",
                 enable_idempotence=True,
@@ -176,13 +181,10 @@ class KafkaLog:
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
             )
-        undo.callback(producer.close, timeout=self._timeout_s)
-        producer.partitions_for(self._topic)  # fetches the metadata now, so that no append has to
-        return producer
 
-    def _open_consumer(self, connection: Mapping[str, Any], undo: contextlib.ExitStack) -> Any:
-        with _closing_failed(connection) as settings:
-            consumer = KafkaConsumer(
+    def _open_consumer(self) -> Any:
+        with _closing_failed(self._connection) as settings:
+            return KafkaConsumer(
                 **settings,
                 group_id=None,
                 enable_auto_commit=False,
@@ -195,8 +197,6 @@ class KafkaLog:
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
             )
-        undo.callback(consumer.close, timeout_ms=self._timeout_ms)
-        return consumer
 
     def _fetch(self, partition: int, offset: int, end_offset: int, max_records: int) -> list[LogRecord]:
         """Records of offset..end_offset, which the broker is known to have; LogUnavailable when it doesn't give them."""
@@ -222,15 +222,40 @@ class KafkaLog:
         return [offsets[place] for place in self._places]
 
     @contextlib.contextmanager
+    def _producing(self) -> Iterator[Any]:
+        """The producer, shared between threads. One that failed is given up with all it holds.
+
+        It would send those records later and so twice, and after a record that expired once sent it never sends again.
+        """
+        with self._unavailable():
+            with self._held(self._producer_lock):
+                if self._producer is None:
+                    self._producer = self._open_producer()
+                producer = self._producer
+            try:
+                yield producer
+            except KafkaError:
+                with self._producer_lock:
+                    if self._producer is producer:
+                        self._producer = None
+                _abandon(producer, self._timeout_s)
+                raise
+
+    @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """Alone with the consumer; a queue before a broker that is away is not waited for."""
-        if not self._lock.acquire(timeout=self._timeout_s):
-            raise LogUnavailable(f"{self._name}: another read has been waiting for {self._timeout_s} s")
+        """Alone with the consumer."""
+        with self._unavailable(), self._held(self._consumer_lock):
+            yield
+
+    @contextlib.contextmanager
+    def _held(self, lock: threading.Lock) -> Iterator[None]:
+        """The queue before a broker that is away isn't waited for."""
+        if not lock.acquire(timeout=self._timeout_s):
+            raise LogUnavailable(f"{self._name}: another call has been waiting for {self._timeout_s} s")
         try:
-            with self._unavailable():
-                yield
+            yield
         finally:
-            self._lock.release()
+            lock.release()
 
     @contextlib.contextmanager
     def _unavailable(self) -> Iterator[None]:
@@ -246,6 +271,13 @@ def _truth(name: str, text: str) -> bool:
     if text.lower() not in {"true", "false"}:
         raise ValueError(f"{name} is {text!r}; true or false")
     return text.lower() == "true"
+
+
+def _abandon(producer: Any, timeout_s: float) -> None:
+    """Close a producer without sending what it still holds; its own `close` waits for that, for ever when it is stuck."""
+    producer._sender.force_close()
+    producer._sender.join(timeout_s)
+    producer.close(timeout=0)
 
 
 @contextlib.contextmanager

@@ -153,7 +153,7 @@ class PartitionJoin:
 
     def _admit(self, offset: int, decision: Decision) -> None:
         own = decision.variant == self.config.variant
-        taught = not own and decision.variant == IMPORTED and self.config.teach_imported
+        taught = self.config.teach_imported and decision.variant == IMPORTED
         opened = OpenDecision(decision, offset, own, decision.event_time_ms + self.config.open_ms)
         late = opened.closes_ms <= self.watermark_ms
         if not own:

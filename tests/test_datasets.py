@@ -7,7 +7,9 @@ import pytest
 
 from recsys.datasets import Sample, TableColumns, load_kuairand, load_movielens, load_sample, load_table, make_sample
 from recsys.imports import Frames, ImportRefused, import_logs, make_frames, write_import
+from streaming.archive import ArchiveLog
 from streaming.events import IMPORTED, Record, decision_id_of, decode
+from streaming.joiner import JoinConfig, Joiner
 from streaming.log import MemoryLog
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -267,6 +269,21 @@ class TestImport:
         frames = sample.frames(until_ms=sample.log["event_time_ms"][0] + 3_600_000)
         assert [digest_of(log) for log in import_logs(frames)] == [digest_of(log) for log in import_logs(frames)]
 
+    def test_the_joiner_closes_every_exposure_with_its_clicks(self, sample: Sample) -> None:
+        day_ms = sample.log["event_time_ms"][0] + 86_400_000
+        events, _ = import_logs(sample.frames(until_ms=day_ms))
+        joiner = Joiner(JoinConfig(variant="online", teach_imported=True), events.num_partitions)
+        for partition in range(events.num_partitions):
+            for record in events.read(partition, 0, 10**9):
+                joiner.apply(partition, record.offset, record.value)
+        examples = []
+        while (bucket := joiner.take_bucket()) is not None:
+            examples += bucket.examples
+        exposures = sample.log.filter(pl.col("event_time_ms") < day_ms)
+        assert sum(len(example.shown) for example in examples) == exposures.height > 3000
+        assert sum(sum(example.rewards) for example in examples) == exposures["click"].cast(pl.Int64).sum()
+        assert not joiner.quarantined
+
     def test_frames_refuse_what_is_no_log(self, sample: Sample) -> None:
         frames = sample.frames()
         with pytest.raises(ImportRefused, match="empty"):
@@ -279,14 +296,15 @@ class TestImport:
             Frames(interactions=frames.interactions, items=pl.concat([frames.items, frames.items.head(1)]))
 
     def test_archive_reads_back(self, kuairand: Path, tmp_path: Path) -> None:
-        archive = pytest.importorskip("streaming.archive")
         frames = load_kuairand(kuairand)
         write_import(frames, tmp_path / "archive")
         for name, log in zip(("events", "items"), import_logs(frames), strict=True):
-            back = archive.ArchiveLog(tmp_path / "archive" / name)
+            back = ArchiveLog(tmp_path / "archive" / name)
             assert back.num_partitions == log.num_partitions
             for partition in range(log.num_partitions):
                 assert back.read(partition, 0) == log.read(partition, 0)
+        with pytest.raises(ImportRefused, match="is not empty"):
+            write_import(frames, tmp_path / "archive")
 
 
 class TestSample:

@@ -10,7 +10,7 @@ from streaming.joiner import MAX_VALUE, JoinConfig, Joiner
 
 
 def test_a_shown_slot_earns_its_feedback_and_a_silent_one_the_default():
-    bench = Bench().put(decision(), shown(0, 2, t=T + 10), said(2, t=T + 500), said(2, "like", t=T + 600, event_id="s2"))
+    bench = Bench().put(decision(), shown(2, 0, t=T + 10), said(2, t=T + 500), said(2, "like", t=T + 600, event_id="s2"))
     (example,) = bench.end()
     assert (example.shown, example.rewards, example.feedback) == ((0, 2), (0.0, 3.0), ((), (("click", 1.0), ("like", 1.0))))
     assert (example.partition, example.offset, example.own, example.decision) == (0, 0, True, decision())
@@ -21,8 +21,8 @@ def test_a_shown_slot_earns_its_feedback_and_a_silent_one_the_default():
 
 
 def test_a_click_may_come_before_its_exposure_and_the_exposure_before_its_decision():
-    (example,) = Bench().put(said(1, t=T + 9), shown(1, t=T + 5), decision()).end()
-    assert outcome(example) == {1: 1.0}
+    (example,) = Bench().put(said(1, t=T + 5), shown(1, t=T + 9), decision()).end()
+    assert (outcome(example), example.append_times_ms) == ({1: 1.0}, (T + 5, T + 9))
 
 
 def test_nothing_shown_is_no_example_and_feedback_never_implies_exposure():
@@ -49,12 +49,9 @@ def test_an_exposure_counts_up_to_and_with_the_end_of_the_window(after_ms, num_s
 @pytest.mark.parametrize(("watermark_ms", "fate"), [(T + W + L - 1, "joined"), (T + W + L, "late")])
 @pytest.mark.parametrize("settled", [False, True])
 def test_a_decision_closes_when_the_watermark_is_w_and_l_beyond_it(watermark_ms, fate, settled):
-    bench = Bench().put(decision(), shown(0), tick(T + D))
-    bench.joiner.apply(0, 3, encode(tick(watermark_ms + D), watermark_ms))
-    if settled:
-        bench.joiner.books()
-    bench.put(said(t=T + W))
+    bench = Bench(watch=settled).put(decision(), shown(0), tick(T + W + L - 2 + D), tick(watermark_ms + D))
     assert bench.joiner.watermark_ms == watermark_ms
+    bench.put(said(t=T + W))
     bench.end()
     assert bench.fates() == {fate: 1}
 
@@ -116,10 +113,11 @@ def test_a_decision_id_reused_is_quarantined_and_the_first_one_stands():
 
 def test_foreign_decisions_and_what_speaks_of_them_are_counted_and_nothing_else():
     bench = Bench().put(said(t=T + 1), decision(variant="b"), shown(0), said(), decision("i", variant="imported"), said(name="i"))
+    bench.put(shown(0, name="i"))
     assert bench.end() == []
     assert bench.fates("decisions") == {"foreign": 2}
     assert bench.fates() == {"foreign": 3}
-    assert bench.fates("exposures") == {"foreign": 1}
+    assert bench.fates("exposures") == {"foreign": 2}
 
 
 def test_imported_decisions_teach_when_asked_to_and_are_never_own():
@@ -133,11 +131,11 @@ def test_imported_decisions_teach_when_asked_to_and_are_never_own():
 
 def test_the_smallest_event_time_and_id_counts_whatever_came_first():
     claims = [said(value=v, t=T + t, event_id=e) for v, t, e in ((1, 9, "a"), (2, 8, "z"), (3, 8, "y"), (4, 10, "b"))]
-    claims += [said(1, t=T + 20, event_id="y"), shown(0, 1), shown(1, event_id="again")]  # an event id counts once
+    claims += [said(1, t=T + 20, event_id="y"), shown(0, 1, t=T + 2), shown(1, t=T + 1, event_id="again")]  # an event id counts once
     for seed in range(20):
         random.Random(seed).shuffle(claims)
         bench = Bench().put(decision(), *claims)
-        assert [outcome(example) for example in bench.end()] == [{0: 3.0, 1: 0.0}]
+        assert [(outcome(e), e.append_times_ms) for e in bench.end()] == [({0: 3.0, 1: 0.0}, (T + 1, T + 2, T + 8))]
         assert bench.fates() == {"joined": 1, "duplicate": 4}
         assert bench.fates("exposures") == {"joined": 2, "slots_shown": 2, "slots_repeated": 1}
 
@@ -174,14 +172,22 @@ def test_interactions_are_counted_apart_and_join_nothing():
 # Waiting for a decision -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize(("watermark_ms", "known"), [(T + 2 * (W + L) - 1, True), (T + 2 * (W + L), False)])
+def test_what_became_of_a_decision_is_forgotten_as_long_after_it_closed_as_it_was_open(watermark_ms, known, settled):
+    bench = Bench(watch=settled).put(decision(), decision("f", variant="b"), tick(T + 2 * (W + L) - 2 + D), tick(watermark_ms + D))
+    bench.put(said(), said(name="f"), decision(), decision("f", variant="b"))
+    assert bench.fates() == ({"late": 1, "foreign": 1} if known else {"orphan": 2})
+    assert bench.fates("decisions") == {"unexposed": 1, **({"foreign": 1, "quarantined": 2} if known else {"foreign": 2, "late": 1})}
+
+
 @pytest.mark.parametrize(("watermark_ms", "waits"), [(T + D - 1, True), (T + D, False)])
 @pytest.mark.parametrize("settled", [False, True])
 def test_an_event_waits_for_its_decision_until_the_watermark_is_d_beyond_it(watermark_ms, waits, settled):
-    bench = Bench().put(tick(T), shown(0), said())
-    bench.joiner.apply(0, 3, encode(tick(watermark_ms + D), T))
+    bench = Bench(watch=settled).put(tick(T + D), shown(0), said(), tick(watermark_ms + D))
     if settled:
         assert bench.fates() == {"open" if waits else "orphan": 1}
-    bench.joiner.apply(0, 4, encode(decision(t=T + 1), T))
+    bench.put(decision(t=T + 1))
     assert len(bench.end()) == waits
     assert (bench.fates(), bench.fates("decisions")) == (({"joined": 1}, {"trained": 1}) if waits else ({"orphan": 1}, {"unexposed": 1}))
 
@@ -242,6 +248,33 @@ def test_user_memory_is_needed_from_the_oldest_decision_not_yet_taken():
     bench.put(decision("old", t=T + M, memory_offset=1, user="v"), shown(0, name="old", t=T + M, user="v"), tick(T + 3 * M))
     assert (bench.joiner.min_open_memory_offset(0), bench.fates("decisions")) == (1, {"open": 3, "unexposed": 1})
     bench.end()
+    assert bench.joiner.min_open_memory_offset(0) is None
+
+
+def test_what_is_asked_in_between_leaves_no_trace_in_a_snapshot():
+    log = [decision("x", t=T + 20), shown(0, name="x", t=T + 20), decision("y"), shown(0, name="y")]
+    log += [tick(T + W + L + D + later) for later in (-2, 10, 30)]  # all within one second
+    log += [decision("f", t=0, variant="b"), said(name="q", t=T + 2 * W), said(name="p", t=T + 2 * W)]
+    log += [said(name="q", t=T + 2 * W)]
+    asked, left_alone = Bench().put(*log), Bench(watch=False).put(*log)
+    assert (left_alone.fates("decisions"), left_alone.fates()) == ({"open": 2, "foreign": 1}, {"open": 3})
+    assert left_alone.joiner.snapshot() == asked.joiner.snapshot()
+    restored = Joiner.restore(CONFIG, asked.joiner.snapshot())
+    assert restored.snapshot() == asked.joiner.snapshot()
+
+
+def test_a_joiner_that_nobody_asks_lets_go_of_what_is_over():
+    bench = Bench(watch=False)
+    for number in range(50):
+        bench.put(decision(f"{number}", t=T + number * M), said(name=f"unknown {number}", t=T + number * M))
+    join = bench.joiner._partitions[0]
+    assert [len(held) <= 5 for held in (join.open, join.gone, join.waiting)] == [True] * 3
+
+
+def test_a_decision_that_closed_unexposed_needs_no_memory_even_before_anybody_looks():
+    bench = Bench(watch=False).put(decision(), tick(T + W + L - 1 + D))
+    assert bench.joiner.min_open_memory_offset(0) == 0
+    bench.put(tick(T + W + L + D))
     assert bench.joiner.min_open_memory_offset(0) is None
 
 

@@ -1,0 +1,101 @@
+"""A learner's whole state in one directory with one rename: it is there with every file intact, or it is not there.
+
+Knows nothing of what a learner does with it. The offsets are part of it, so a restart goes on exactly where it was.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
+
+from models import artifact as artifacts
+from models.artifact import Artifact
+from recsys.durable import keep_newest, new_directory, numbered, sync
+
+CHECKPOINTS_KEPT = 3
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class StateBusy(Exception):
+    """Another process writes to this state directory."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is saved. `state` is JSON; `joiner` the joiner's snapshot; `arrays` optimizer and reservoir."""
+
+    number: int
+    state: Mapping[str, Any]
+    joiner: bytes
+    arrays: Arrays
+    model: Artifact | None
+
+
+class StateLock:
+    """The one writer of a state directory: held while the process lives."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = (directory / "LOCK").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip()
+            self._file.close()
+            raise StateBusy(f"{directory} is written by process {holder}; stop it first, or use another --state") from None
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others write."""
+        self._file.close()
+
+
+def save(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write `ckpt-<number>`; keeps the newest three."""
+    with new_directory(directory / f"ckpt-{checkpoint.number}") as temporary:
+        (temporary / "state.json").write_text(json.dumps(checkpoint.state, sort_keys=True))
+        (temporary / "joiner.pb").write_bytes(checkpoint.joiner)
+        save_file({name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}, temporary / "arrays.safetensors")
+        if checkpoint.model is not None:
+            artifacts.write(checkpoint.model, temporary / "model")
+            for path in (temporary / "model").iterdir():
+                sync(path)
+        files = {path.name: artifacts.digest_of(path.read_bytes()) for path in sorted(temporary.iterdir()) if path.is_file()}
+        (temporary / "MANIFEST.json").write_text(json.dumps({"files": files, "has_model": checkpoint.model is not None}))
+    keep_newest(directory, "ckpt-", CHECKPOINTS_KEPT)
+
+
+def restore(directory: Path) -> Checkpoint | None:
+    """The newest checkpoint whose every file verifies; None when there is none."""
+    for number, path in reversed(numbered(directory, "ckpt-")):
+        try:
+            return _load(number, path)
+        except (artifacts.BadArtifact, FileNotFoundError, ValueError):
+            continue  # torn or flipped: the one before it is whole
+    return None
+
+
+def _load(number: int, path: Path) -> Checkpoint:
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    for name, digest in manifest["files"].items():
+        if artifacts.digest_of((path / name).read_bytes()) != digest:
+            raise artifacts.BadArtifact(f"{path.name}: {name} is not what was written")
+    return Checkpoint(
+        number=number,
+        state=json.loads((path / "state.json").read_text()),
+        joiner=(path / "joiner.pb").read_bytes(),
+        arrays=load_file(path / "arrays.safetensors"),
+        model=artifacts.read(path / "model") if manifest["has_model"] else None,
+    )

@@ -1,0 +1,166 @@
+"""The model as it stands now: decoder, tokenizer and counts, growing with the catalogue. Knows nothing of rewards or logs of events.
+
+Also the items stream as a learner reads it: changes wait until a minute's cut passes them, so that what a version knows
+is a function of the stream and the minute, not of when it was polled.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.artifact import Artifact
+from models.content import ContentRule, FloatArray
+from models.decoder import Decoder, DecoderConfig
+from models.generate import Scored, novelty
+from models.tokenizer import Tokenizer, TokenizerConfig
+from models.trie import Trie
+from recsys.catalogue import Catalogue, Vocabulary
+from recsys.features import Shelf
+from streaming.events import ItemChange, UnreadableRecord, decode
+from streaming.log import EventLog
+
+Optimizer = torch.optim.Optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of ids and decoder."""
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+class LiveModel:
+    """A decoder over the items of one catalogue. Rows it has no content for yet are let in by `admit`."""
+
+    def __init__(self, catalogue: Catalogue, decoder: Decoder, tokenizer: Tokenizer, content: ContentRule, exposures_R: FloatArray) -> None:
+        self.catalogue, self.decoder, self.tokenizer, self.content = catalogue, decoder, tokenizer, content
+        self.exposures_R = exposures_R
+        self._set_vocabulary()
+
+    @staticmethod
+    def built(config: ModelConfig, catalogue: Catalogue, num_kinds: int, seed: int) -> "LiveModel":
+        """New ids for all items of the catalogue (at least one), and untrained weights."""
+        items = catalogue.texts(range(1, len(catalogue.item_ids) + 1))
+        content = ContentRule.fitted(items, config.tokenizer.content_dim)
+        vectors_NC = content.vectors(items)
+        tokenizer = Tokenizer.built(config.tokenizer, vectors_NC)
+        torch.manual_seed(seed)
+        content_RC = torch.from_numpy(np.concatenate([np.zeros((1, vectors_NC.shape[1]), np.float32), vectors_NC]))
+        codes = [len(centroids) for centroids in tokenizer.centroids]
+        decoder = Decoder(config.decoder, codes=codes, content_RC=content_RC, num_kinds=num_kinds)
+        return LiveModel(catalogue, decoder, tokenizer, content, np.zeros(len(items) + 1, np.float32))
+
+    @staticmethod
+    def of(artifact: Artifact, catalogue: Catalogue) -> "LiveModel":
+        """The model of a version; `catalogue` must know its items in the same rows."""
+        if tuple(catalogue.item_ids[: len(artifact.item_ids)]) != artifact.item_ids:
+            raise ValueError("the items stream is not the one this version was made from: its first items differ")
+        return LiveModel(catalogue, artifact.decoder, artifact.tokenizer, artifact.content, artifact.exposures_R)
+
+    @property
+    def num_rows(self) -> int:
+        """Item rows that have an id, row 0 included."""
+        return len(self.tokenizer.ids_NK) + 1
+
+    def admit(self, changed_rows: Iterable[int], optimizer: Optimizer | None = None) -> None:
+        """Let in what the catalogue has learned: ids and content for new rows, new content for changed ones, zero else."""
+        first, end = self.num_rows, len(self.catalogue.item_ids) + 1
+        known = sorted({row for row in changed_rows if row < first})
+        if known:
+            vectors_NC = self.content.vectors(self.catalogue.texts(known))
+            self.decoder.content_RC[torch.tensor(known)] = torch.from_numpy(vectors_NC)
+        if end > first:
+            vectors_NC = self.content.vectors(self.catalogue.texts(range(first, end)))
+            self.tokenizer.append(vectors_NC)
+            self.decoder.admit(torch.from_numpy(vectors_NC), first, optimizer)
+            self.exposures_R = np.concatenate([self.exposures_R, np.zeros(end - first, np.float32)])
+            self._set_vocabulary()
+
+    def shelf(self, items_offset: int) -> Shelf:
+        """All rows, alive unless retired before `items_offset`."""
+        alive_R = np.ones(self.num_rows, bool)
+        alive_R[0] = False
+        retired = self.catalogue.retired_rows(items_offset)
+        alive_R[retired[retired < self.num_rows]] = False
+        return Shelf(self.vocabulary, alive_R)
+
+    def scored(self, trie: Trie) -> Scored:
+        """What scores slates with the present weights, with gradient."""
+        return Scored(self.decoder, self.decoder.vectors(self.num_rows), trie, novelty(self.exposures_R))
+
+    def artifact(self, facts: Mapping[str, Any]) -> Artifact:
+        """The present state as a version; shares memory with it."""
+        retired_N = ~self.shelf(self.catalogue.next_offset).alive_R[1:]
+        return Artifact(
+            decoder=self.decoder,
+            tokenizer=self.tokenizer,
+            content=self.content,
+            item_ids=tuple(self.vocabulary.item_ids),
+            retired_N=retired_N,
+            exposures_R=self.exposures_R,
+            facts=facts,
+        )
+
+    def _set_vocabulary(self) -> None:
+        self.vocabulary = Vocabulary(self.catalogue.item_ids[: self.num_rows - 1])
+
+
+class ItemsFeed:
+    """Reads the items stream ahead and hands it to a catalogue up to a cut of event time."""
+
+    def __init__(self, log: EventLog, disorder_ms: int) -> None:
+        self._log, self._disorder_ms = log, disorder_ms
+        self._next_offset = 0
+        self._waiting: deque[tuple[int, ItemChange]] = deque()
+        self.watermark_ms = -1
+        """All changes before this time are here."""
+        self.warm_start_until_ms: int | None = None
+        """Set by a `warm_start` Control: everything before this time is history to start from."""
+
+    def read(self) -> None:
+        """Take what is in the stream now."""
+        while records := self._log.read(0, self._next_offset):
+            for record in records:
+                self._next_offset = record.offset + 1
+                self._take(record.offset, record.value)
+
+    def has_before(self, cut_ms: int) -> bool:
+        """Whether a change waits whose time is before the cut."""
+        return bool(self._waiting) and self._waiting[0][1].event_time_ms < cut_ms
+
+    @property
+    def next_change_ms(self) -> int | None:
+        """Event time of the first change that waits."""
+        return self._waiting[0][1].event_time_ms if self._waiting else None
+
+    def apply_before(self, cut_ms: int, catalogue: Catalogue) -> list[int]:
+        """Apply waiting changes, in offset order, up to the first that is not before the cut; the rows they speak of."""
+        rows = []
+        while self.has_before(cut_ms):
+            offset, change = self._waiting.popleft()
+            rows.append(catalogue.apply(offset, change))
+        return rows
+
+    def apply_up_to(self, items_offset: int, catalogue: Catalogue) -> None:
+        """Apply waiting changes that stand before `items_offset`: what a checkpoint had applied."""
+        while self._waiting and self._waiting[0][0] < items_offset:
+            offset, change = self._waiting.popleft()
+            catalogue.apply(offset, change)
+
+    def _take(self, offset: int, value: bytes) -> None:
+        try:
+            record = decode(value)
+        except UnreadableRecord:
+            return
+        body = record.WhichOneof("body")
+        if body == "item":
+            self._waiting.append((offset, record.item))
+        elif body == "tick":
+            self.watermark_ms = max(self.watermark_ms, record.tick.event_time_ms - self._disorder_ms)
+        elif body == "control" and record.control.kind == "warm_start" and self.warm_start_until_ms is None:
+            self.warm_start_until_ms = int(record.control.arguments["until_ms"])

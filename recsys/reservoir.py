@@ -1,0 +1,103 @@
+"""A bounded, even sample of all lessons so far, to be learned again beside the new ones. Knows nothing of weights.
+
+Algorithm R (Vitter 1985): each lesson that ever came is in it with the same probability. Its draws are seeded by the caller,
+minute by minute, so that the same log keeps the same lessons.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.features import Lesson
+from recsys.memory import View
+from streaming.events import Decision
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+class Reservoir:
+    """At most `capacity` lessons."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._lessons: list[Lesson] = []
+        self._num_offered = 0
+
+    def __len__(self) -> int:
+        return len(self._lessons)
+
+    def offer(self, lessons: Sequence[Lesson], random: np.random.Generator) -> None:
+        """Let each lesson take its chance."""
+        for lesson in lessons:
+            self._num_offered += 1
+            if len(self._lessons) < self.capacity:
+                self._lessons.append(lesson)
+            else:
+                place = int(random.integers(self._num_offered))
+                if place < self.capacity:
+                    self._lessons[place] = lesson
+
+    def draw(self, count: int, random: np.random.Generator) -> list[Lesson]:
+        """Up to `count` different lessons."""
+        chosen = random.permutation(len(self._lessons))[:count]
+        return [self._lessons[place] for place in chosen]
+
+    def arrays(self) -> Arrays:
+        """All of it as arrays, for a checkpoint."""
+        decisions = [lesson.decision.SerializeToString(deterministic=True) for lesson in self._lessons]
+        items = ["\0".join(lesson.item_ids).encode() for lesson in self._lessons]
+        return {
+            "num_offered": np.array([self._num_offered]),
+            "decision_bytes": np.frombuffer(b"".join(decisions), np.uint8),
+            "decision_sizes": _sizes(decisions),
+            "item_bytes": np.frombuffer(b"".join(items), np.uint8),
+            "item_sizes": _sizes(items),
+            "view": np.concatenate([np.zeros((3, 0), np.int64), *(np.stack(_columns(lesson.view)) for lesson in self._lessons)], 1),
+            "view_sizes": _sizes([lesson.view.key_L for lesson in self._lessons]),
+            "slots": np.array([slot for lesson in self._lessons for slot in _slots(lesson)], np.float64).reshape(-1, 3),
+            "num_slots": _sizes([lesson.item_ids for lesson in self._lessons]),
+            "own": np.array([lesson.own for lesson in self._lessons], bool),
+        }
+
+    @staticmethod
+    def of(capacity: int, arrays: Arrays) -> "Reservoir":
+        """What `arrays` said."""
+        reservoir = Reservoir(capacity)
+        reservoir._num_offered = int(arrays["num_offered"][0])
+        views = np.split(arrays["view"], np.cumsum(arrays["view_sizes"])[:-1], 1)
+        slots = np.split(arrays["slots"], np.cumsum(arrays["num_slots"])[:-1])
+        decisions = _cut(arrays["decision_bytes"], arrays["decision_sizes"])
+        items = _cut(arrays["item_bytes"], arrays["item_sizes"])
+        for at, own in enumerate(arrays["own"].tolist()):
+            rewards, shown, logged = slots[at].T.tolist()
+            reservoir._lessons.append(
+                Lesson(
+                    decision=Decision.FromString(decisions[at]),
+                    view=View(*np.ascontiguousarray(views[at])),
+                    item_ids=tuple(items[at].decode().split("\0")),
+                    rewards=tuple(rewards),
+                    shown=tuple(bool(x) for x in shown),
+                    logged=tuple(logged),
+                    own=own,
+                )
+            )
+        return reservoir
+
+
+def _columns(view: View) -> tuple[npt.NDArray[np.int64], ...]:
+    return view.key_L, view.kind_L, view.gap_L
+
+
+def _slots(lesson: Lesson) -> list[tuple[float, float, float]]:
+    return [(reward, float(shown), logged) for reward, shown, logged in zip(lesson.rewards, lesson.shown, lesson.logged, strict=True)]
+
+
+def _sizes(parts: Sequence[bytes | npt.NDArray[np.int64] | tuple[str, ...]]) -> npt.NDArray[np.int64]:
+    return np.array([len(part) for part in parts], np.int64)
+
+
+def _cut(data: npt.NDArray[np.generic], sizes: npt.NDArray[np.generic]) -> list[bytes]:
+    ends = np.cumsum(sizes.astype(np.int64)).tolist()
+    whole = data.tobytes()
+    return [whole[end - size : end] for end, size in zip(ends, sizes.tolist(), strict=True)]

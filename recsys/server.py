@@ -1,0 +1,399 @@
+"""The engine behind gRPC: hot swap of versions, health, authentication, limits and drain. The one importer of grpc.
+
+Knows nothing of how a slate is generated, nor of what an event means: that is the engine's. One `step()` a second, by
+whoever drives the process; calls are answered by their own threads meanwhile.
+"""
+
+import hmac
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from models.artifact import Artifact, BadArtifact
+from recsys import publisher
+from recsys.catalogue import Catalogue
+from recsys.engine import BadRequest, Engine
+from recsys.features import Wish
+from recsys.memory import View
+from recsys.policy import Asked, DrawingConfig, GenerativePolicy, Policy
+from recsys.publisher import Published
+from recsys.recommender_pb2_grpc import RecommenderServicer, add_RecommenderServicer_to_server
+from streaming.clock import Clock
+from streaming.log import LogUnavailable
+from streaming.proto import recommender_pb2
+from streaming.proto.recommender_pb2 import (
+    Degraded,
+    GetStatusRequest,
+    GetStatusResponse,
+    RecommendRequest,
+    RecommendResponse,
+    RecordEventsRequest,
+    RecordEventsResponse,
+    UpsertItemsRequest,
+    UpsertItemsResponse,
+    VariantStatus,
+)
+
+SERVICE = str(recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name)
+HEALTH_METHODS = "/grpc.health.v1.Health/"
+RETRY_REFUSED_MS = 60_000
+"""A version that was refused is tried again after this long: a disk may have been at fault and not its bytes."""
+MIN_BEARER_BYTES = 16
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """How the server listens. None of it changes a slate, so none of it is hashed."""
+
+    address: str = "127.0.0.1:0"
+    """HOST:PORT; port 0 means a free one, which `start` returns."""
+    max_workers: int = 4
+    """Threads that answer. The engine answers one request at a time, so more only wait inside it."""
+    max_concurrent: int = 64
+    """Calls held at once; one more is answered RESOURCE_EXHAUSTED."""
+    max_message_bytes: int = 1_000_000
+    reflection: bool = False
+    """Whether anybody may ask which methods there are."""
+    tick_interval_ms: int = 1_000
+    grace_s: float = 5.0
+    """How long `close` lets calls in flight finish."""
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65_535:
+            raise ValueError(f"server.address is {self.address!r}; it must be HOST:PORT, the port 0..65535")
+        limits = {
+            "max_workers": (1, 256),
+            "max_concurrent": (1, 100_000),
+            "max_message_bytes": (1_000, 64_000_000),
+            "tick_interval_ms": (1, 60_000),
+            "grace_s": (0, 600),
+        }
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"server.{name} is {getattr(self, name)}; it must be {low}..{high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who may call: placement, read from the environment and never hashed. By default anybody, without encryption."""
+
+    bearer_tokens: tuple[str, ...] = field(default=(), repr=False)
+    """Any of them opens every method but health; two at once while they rotate."""
+    tls_certificate: Path | None = None
+    """PEM chain of this server."""
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """PEM of the authority whose clients alone may connect (mTLS)."""
+
+    def __post_init__(self) -> None:
+        if any(len(token.encode()) < MIN_BEARER_BYTES for token in self.bearer_tokens):
+            raise ValueError(f"a bearer token is too short; each must have {MIN_BEARER_BYTES} bytes or more")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key must be given together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca is given without tls_certificate: clients can only be known over TLS")
+
+    def credentials(self) -> Any | None:
+        """What gRPC needs for TLS, read from the files now (OSError); None without TLS."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        pair = (self.tls_key.read_bytes(), self.tls_certificate.read_bytes())
+        ca = self.tls_client_ca.read_bytes() if self.tls_client_ca else None
+        return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)
+
+
+# Versions -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The version that answers for a variant."""
+
+    published: Published
+    policy: Policy
+    loaded_at_ms: int
+    load_s: float
+    """Wall seconds from its bytes to its first answer."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A version that does not answer, and why."""
+
+    published: Published | None
+    """None when CURRENT.json itself can't be read."""
+    reason: str
+    refused_at_ms: int
+
+
+class HotSwap:
+    """Follows CURRENT.json of each variant: verifies and loads beside, tries it out, swaps one reference."""
+
+    def __init__(self, engine: Engine, clock: Clock, state_dir: Path, variants: Sequence[str], drawing: DrawingConfig) -> None:
+        self.variants = tuple(variants)
+        self.loaded: dict[str, Loaded] = {}
+        self.refused: dict[str, Refused] = {}
+        """Variants whose current version was refused."""
+        self._engine, self._clock, self._state_dir, self._drawing = engine, clock, state_dir, drawing
+
+    def follow(self) -> None:
+        """Serve what is current now. A version that can't be trusted is refused and the one before goes on, marked so."""
+        for variant in self.variants:
+            published, started_s = None, time.perf_counter()
+            try:
+                published = publisher.current(self._state_dir / variant)
+                if published is not None and self._is_news(variant, published):
+                    policy = _tried(published, self._drawing)
+                    self._serve(variant, published, policy, time.perf_counter() - started_s)
+            except (BadArtifact, OSError) as error:
+                self._refuse(variant, published, str(error))
+
+    def _is_news(self, variant: str, published: Published) -> bool:
+        refused, loaded = self.refused.get(variant), self.loaded.get(variant)
+        if refused is None:
+            return loaded is None or loaded.published != published
+        return refused.published != published or self._clock.now_ms() - refused.refused_at_ms >= RETRY_REFUSED_MS
+
+    def _serve(self, variant: str, published: Published, policy: Policy, load_s: float) -> None:
+        # With a newer version on disk than the one to serve, that one was rolled back.
+        is_newest = published.policy_version >= publisher.newest_version(self._state_dir / variant)
+        self._engine.serve(variant, policy, Degraded.DEGRADED_NONE if is_newest else Degraded.DEGRADED_LAST_GOOD)
+        self.loaded[variant] = Loaded(published, policy, self._clock.now_ms(), load_s)
+        self.refused.pop(variant, None)
+
+    def _refuse(self, variant: str, published: Published | None, reason: str) -> None:
+        self.refused[variant] = Refused(published, reason, self._clock.now_ms())
+        if variant in self.loaded:
+            self._engine.serve(variant, self.loaded[variant].policy, Degraded.DEGRADED_LAST_GOOD)
+
+
+def _tried(published: Published, drawing: DrawingConfig) -> GenerativePolicy:
+    """The policy of a version, after it answered a golden request. BadArtifact when it can't be trusted."""
+    artifact = publisher.load(published)
+    policy = GenerativePolicy(artifact, drawing)
+    if policy.policy_version != published.policy_version:
+        raise BadArtifact(f"version {published.policy_version} calls itself {policy.policy_version}")
+    _check_golden(artifact, policy)
+    return policy
+
+
+def _check_golden(artifact: Artifact, policy: Policy) -> None:
+    """A user nobody knows asks for ten items: as many as there are must come, each once, with a log-probability each."""
+    nobody = View(*(np.zeros(0, np.int64) for _ in range(3)))
+    asked = Asked(nobody, {}, 10, Wish([], [], {}, False, 0), seed=0)
+    choice = policy.decide(asked, Catalogue())
+    num_expected = min(10, artifact.decoder.config.max_slots, int((~artifact.retired_N).sum()))
+    if len(set(choice.item_ids)) != num_expected or len(choice.item_ids) != num_expected:
+        raise BadArtifact(f"version {policy.policy_version}: the golden request got {choice.item_ids}, not {num_expected} items")
+    if not all(np.isfinite(logprob) and logprob <= 1e-6 for logprob in choice.logprobs):
+        raise BadArtifact(f"version {policy.policy_version}: the golden request got log-probabilities {choice.logprobs}")
+
+
+# gRPC -----------------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A Component: `start` once, `step` about once a second, `close` at the end. `step` and calls may run in different threads."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        engine: Engine,
+        clock: Clock,
+        state_dir: Path,
+        variants: Sequence[str],
+        drawing: DrawingConfig,
+        access: Access | None = None,
+    ) -> None:
+        """`state_dir` holds a directory a variant, as `publisher` writes them. The logs stay their owner's to close."""
+        self.config, self._engine, self._clock = config, engine, clock
+        self._access = access or Access()
+        self._swap = HotSwap(engine, clock, state_dir, variants, drawing)
+        self._service = _Service(self._engine, self._clock, self._swap)
+        self._health = health.HealthServicer()
+        self._ticked_at_ms: int | None = None
+        self._log_error = ""
+        self._server: Any = None
+        self.port = 0
+
+    def start(self) -> int:
+        """Load what is published, then listen; the port. OSError when the address is taken or a TLS file can't be read."""
+        self.step()
+        pool = ThreadPoolExecutor(self.config.max_workers, thread_name_prefix="recommend")
+        interceptors = [_Bearer(self._access.bearer_tokens)] if self._access.bearer_tokens else []
+        self._server = grpc.server(
+            pool, interceptors=interceptors, options=_options(self.config), maximum_concurrent_rpcs=self.config.max_concurrent
+        )
+        add_RecommenderServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]  # generated
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self.config.reflection:
+            reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        self.port = self._bind()
+        self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        self._server.start()
+        return self.port
+
+    def step(self) -> None:
+        """Tick the log when it is time, take in what other servers appended, and follow the published versions.
+
+        With the log away everything else goes on; `stats()["log_error"]` says so until it is back.
+        """
+        now_ms = self._clock.now_ms()
+        if self._ticked_at_ms is None or now_ms - self._ticked_at_ms >= self.config.tick_interval_ms:
+            try:
+                self._engine.catch_up()
+                self._engine.tick()
+            except LogUnavailable as error:
+                self._log_error = str(error)
+            else:
+                self._log_error = ""
+                self._ticked_at_ms = now_ms
+        self._swap.follow()
+
+    def stats(self) -> Mapping[str, Any]:
+        """Calls by method and code since the start, and what each variant is served with; plain JSON values."""
+        return {
+            "calls": self._service.calls(),
+            "log_error": self._log_error,
+            "num_items": _num_items(self._engine.catalogue),
+            "num_users": self._engine.memory.num_users,
+            "variants": {variant: _version_stats(self._swap, variant) for variant in self._swap.variants},
+        }
+
+    def close(self) -> None:
+        """Drain: health says NOT_SERVING, no new call is taken, those in flight get `grace_s` to finish. May be called twice."""
+        self._health.enter_graceful_shutdown()
+        if self._server is not None:
+            self._server.stop(self.config.grace_s).wait()
+
+    def _bind(self) -> int:
+        credentials = self._access.credentials()
+        try:
+            if credentials is None:
+                return int(self._server.add_insecure_port(self.config.address))
+            return int(self._server.add_secure_port(self.config.address, credentials))
+        except RuntimeError as error:
+            raise OSError(f"can't listen on {self.config.address}: {error}") from error
+
+
+class _Service(RecommenderServicer):
+    """The four methods: each one line over the engine; errors become codes."""
+
+    def __init__(self, engine: Engine, clock: Clock, swap: HotSwap) -> None:
+        self._engine, self._clock, self._swap = engine, clock, swap
+        self._calls: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def Recommend(self, request: RecommendRequest, context: Any) -> RecommendResponse:  # noqa: N802  the contract's name, as below
+        return self._answer("Recommend", context, lambda: self._engine.recommend(request))
+
+    def RecordEvents(self, request: RecordEventsRequest, context: Any) -> RecordEventsResponse:  # noqa: N802
+        return self._answer("RecordEvents", context, lambda: RecordEventsResponse(**_outcome(self._engine.record(request.events))))
+
+    def UpsertItems(self, request: UpsertItemsRequest, context: Any) -> UpsertItemsResponse:  # noqa: N802
+        return self._answer("UpsertItems", context, lambda: UpsertItemsResponse(**_outcome(self._engine.upsert(request.items))))
+
+    def GetStatus(self, request: GetStatusRequest, context: Any) -> GetStatusResponse:  # noqa: N802
+        return self._answer("GetStatus", context, self._status)
+
+    def calls(self) -> dict[str, int]:
+        """How often each method ended with each code."""
+        with self._lock:
+            return dict(self._calls)
+
+    def _answer(self, method: str, context: Any, work: Callable[[], _Answer]) -> _Answer:
+        code, details = grpc.StatusCode.OK, ""
+        if not context.is_active() or context.time_remaining() <= 0:
+            # It waited for a thread until nobody waited for it.
+            code, details = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call was looked at"
+        else:
+            try:
+                answer = work()
+            except BadRequest as error:
+                code, details = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            except LogUnavailable:
+                code, details = grpc.StatusCode.UNAVAILABLE, "the event log can't be reached now; nothing was accepted"
+        with self._lock:
+            self._calls[f"{method} {code.name}"] += 1
+        return answer if code is grpc.StatusCode.OK else context.abort(code, details)
+
+    def _status(self) -> GetStatusResponse:
+        return GetStatusResponse(
+            variants=[_variant_status(variant, self._swap.loaded.get(variant)) for variant in self._swap.variants],
+            num_items=_num_items(self._engine.catalogue),
+            num_users=self._engine.memory.num_users,
+            now_ms=self._clock.now_ms(),
+        )
+
+
+class _Bearer:
+    """Lets a call through that carries one of the tokens. Health is open: who balances load has no token."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._tokens = [token.encode() for token in tokens]
+        self._refusal = grpc.unary_unary_rpc_method_handler(
+            lambda _, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "authorization: Bearer <token> is missing or wrong")
+        )
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Called by gRPC for every call, with its headers."""
+        if details.method.startswith(HEALTH_METHODS) or self._is_known(dict(details.invocation_metadata).get("authorization", "")):
+            return continuation(details)
+        return self._refusal
+
+    def _is_known(self, authorization: str) -> bool:
+        scheme, _, token = authorization.partition(" ")
+        return scheme.lower() == "bearer" and any(hmac.compare_digest(token.encode(), known) for known in self._tokens)
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.so_reuseport", 0),  # two servers on one port would share its calls without a word
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _outcome(outcome: tuple[int, list[recommender_pb2.Rejection]]) -> dict[str, Any]:
+    return {"accepted": outcome[0], "rejected": outcome[1]}
+
+
+def _num_items(catalogue: Catalogue) -> int:
+    """Items that are not retired."""
+    offset = catalogue.next_offset
+    return catalogue.num_rows(offset) - 1 - len(catalogue.retired_rows(offset))
+
+
+def _variant_status(variant: str, loaded: Loaded | None) -> VariantStatus:
+    if loaded is None:
+        return VariantStatus(variant=variant)
+    return VariantStatus(
+        variant=variant,
+        policy_version=loaded.policy.policy_version,
+        trained_through_ms=loaded.policy.trained_through_ms,
+        published_at_ms=loaded.published.published_at_ms,
+        loaded_at_ms=loaded.loaded_at_ms,
+    )
+
+
+def _version_stats(swap: HotSwap, variant: str) -> dict[str, Any]:
+    loaded, refused = swap.loaded.get(variant), swap.refused.get(variant)
+    status = _variant_status(variant, loaded)
+    facts = {field.name: getattr(status, field.name) for field in status.DESCRIPTOR.fields if field.name != "variant"}
+    return facts | {"load_s": loaded.load_s if loaded else 0.0, "refused": refused.reason if refused else ""}

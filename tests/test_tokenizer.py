@@ -1,0 +1,119 @@
+"""Ids: the same on every run, never two alike, and never moved."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.content import normalize
+from models.tokenizer import Tokenizer, TokenizerConfig
+
+EXAMPLES = settings(max_examples=30, deadline=None)
+
+seeds = st.integers(0, 2**32 - 1)
+levels_of_ids = st.sampled_from([1, 2, 3, 4])
+DIM = 8
+
+
+def config_of(levels: int, codes: int = 16, seed: int = 0) -> TokenizerConfig:
+    return TokenizerConfig(levels=levels, codes=codes, content_dim=DIM, iterations=5, seed=seed)
+
+
+def random_vectors(seed: int, num_items: int) -> np.ndarray:
+    """Unit vectors around a few centres, some of them alike, some with nothing known."""
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((5, DIM))
+    vectors = centres[random.integers(0, 5, num_items)] + random.choice([0, 0.3], (num_items, 1)) * random.standard_normal((num_items, DIM))
+    vectors[random.random(num_items) < 0.1] = 0
+    return normalize(vectors.astype(np.float32))
+
+
+def ids_of(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    return list(map(tuple, tokenizer.ids_NK.tolist()))
+
+
+@EXAMPLES
+@given(seeds, levels_of_ids, st.one_of(st.sampled_from([1, 2, 9]), st.integers(1, 150)))
+def test_ids_are_unique_and_suffixes_count_from_zero(seed: int, levels: int, num_items: int) -> None:
+    tokenizer = Tokenizer.built(config_of(levels), random_vectors(seed, num_items))
+    assert tokenizer.ids_NK.shape == (num_items, levels)
+    assert len(set(ids_of(tokenizer))) == num_items
+    arrived: dict[tuple[int, ...], int] = {}
+    for *prefix, suffix in ids_of(tokenizer):
+        assert suffix == arrived.get(tuple(prefix), 0)
+        arrived[tuple(prefix)] = suffix + 1
+    for level, centroids in enumerate(tokenizer.centroids):
+        assert 1 <= len(centroids) <= max(1, min(16, num_items // 8))
+        assert tokenizer.ids_NK[:, level].max() < len(centroids)
+
+
+@EXAMPLES
+@given(seeds, levels_of_ids, st.integers(1, 100))
+def test_the_same_vectors_give_the_same_bytes(seed: int, levels: int, num_items: int) -> None:
+    first, second = (Tokenizer.built(config_of(levels), random_vectors(seed, num_items)) for _ in range(2))
+    assert first.ids_NK.tobytes() == second.ids_NK.tobytes()
+    assert [centroids.tobytes() for centroids in first.centroids] == [centroids.tobytes() for centroids in second.centroids]
+
+
+@EXAMPLES
+@given(seeds, levels_of_ids, st.integers(1, 100), st.integers(0, 3))
+def test_appending_moves_no_id_and_repeats_none(seed: int, levels: int, num_items: int, rounds: int) -> None:
+    tokenizer = Tokenizer.built(config_of(levels), random_vectors(seed, num_items))
+    for round_ in range(rounds):
+        before = tokenizer.ids_NK.copy()
+        new = tokenizer.append(random_vectors(seed + round_ + 1, max(1, num_items // 5)))
+        assert tokenizer.ids_NK[: len(before)].tobytes() == before.tobytes()
+        assert tokenizer.ids_NK[len(before) :].tobytes() == new.tobytes()
+        assert len(set(ids_of(tokenizer))) == len(tokenizer.ids_NK)
+
+
+@EXAMPLES
+@given(seeds, levels_of_ids, st.integers(1, 100), st.integers(0, 40))
+def test_one_that_was_stored_goes_on_as_one_that_was_not(seed: int, levels: int, num_items: int, num_new: int) -> None:
+    """What a learner that is started again does: no suffix is given out twice."""
+    tokenizer = Tokenizer.built(config_of(levels), random_vectors(seed, num_items))
+    restored = Tokenizer(tokenizer.config, tokenizer.centroids, tokenizer.ids_NK.copy())
+    more = random_vectors(seed + 1, num_new)
+    assert tokenizer.append(more).tobytes() == restored.append(more).tobytes()
+    assert tokenizer.append(more).tobytes() == restored.append(more).tobytes()
+
+
+def test_a_suffix_is_not_reused_where_a_gap_is() -> None:
+    """Ids of a catalogue in which some suffix is missing: the next one is after the last."""
+    tokenizer = Tokenizer(config_of(1), [], np.array([[0], [5], [2]], np.int32))
+    assert tokenizer.append(random_vectors(0, 2)).tolist() == [[6], [7]]
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 9, 100])
+def test_one_level_is_plain_item_numbers(num_items: int) -> None:
+    tokenizer = Tokenizer.built(config_of(1), random_vectors(num_items, num_items))
+    assert tokenizer.ids_NK.tolist() == [[number] for number in range(num_items)]
+    assert tokenizer.append(random_vectors(0, 2)).tolist() == [[num_items], [num_items + 1]]
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_items_that_are_alike_share_all_codes_but_the_suffix(levels: int) -> None:
+    centres = random_vectors(4, 40)
+    tokenizer = Tokenizer.built(config_of(levels), np.concatenate([centres, centres]))
+    assert (tokenizer.ids_NK[:40, :-1] == tokenizer.ids_NK[40:, :-1]).all()
+    assert len(np.unique(tokenizer.ids_NK[:, 0])) > 1
+
+
+def test_a_new_item_takes_the_codes_of_its_nearest_centroid() -> None:
+    vectors = random_vectors(6, 100)
+    tokenizer = Tokenizer.built(config_of(2), vectors)
+    new = random_vectors(7, 30)
+    distance = ((new[:, None] - tokenizer.centroids[0][None]) ** 2).sum(-1)
+    assert tokenizer.append(new)[:, 0].tolist() == distance.argmin(1).tolist()
+
+
+def test_another_seed_clusters_otherwise() -> None:
+    vectors = normalize(np.random.default_rng(0).standard_normal((200, DIM)).astype(np.float32))
+    first, second = (Tokenizer.built(config_of(2, seed=seed), vectors) for seed in (0, 1))
+    assert first.ids_NK.tobytes() != second.ids_NK.tobytes()
+
+
+@pytest.mark.parametrize(("name", "value"), [("levels", 0), ("levels", 5), ("codes", 1), ("content_dim", 4), ("iterations", 0)])
+def test_sizes_out_of_range_are_named(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"tokenizer\.{name} is {value}; it must be \d+\.\.\d+"):
+        TokenizerConfig(**{name: value})
