@@ -38,12 +38,12 @@ class DecoderConfig:
     gaps: int = 16
     """Buckets of the time between a row and the row before."""
     features: int = 512
-    """Buckets of the request's context entries."""
+    """Buckets of the request's context entries; the first is padding."""
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         limits = {"width": (8, 4096), "layers": (1, 64), "heads": (1, 64), "history": (1, 4096), "max_slots": (1, 100)}
-        for name, (low, high) in (limits | {"gaps": (2, 256), "features": (1, 1_000_000), "dropout": (0, 0.9)}).items():
+        for name, (low, high) in (limits | {"gaps": (2, 256), "features": (2, 1_000_000), "dropout": (0, 0.9)}).items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"decoder.{name} is {value}; it must be {low}..{high}")

@@ -1,1 +1,341 @@
-def main() -> None: ...
+"""The command line: one small function a command. It parses, calls and prints; the work is done below.
+
+Results go to standard output, all else to standard error. Exit status: 0 done, 2 wrong usage or input, 1 otherwise.
+"""
+
+import gc
+import json
+import logging
+import os
+import resource
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from threadpoolctl import threadpool_limits
+
+from models.artifact import BadArtifact
+from recsys import bench as benches
+from recsys import datasets, publisher
+from recsys.checkpoint import StateBusy
+from recsys.config import Config, as_json, with_settings
+from recsys.dashboard import LiveTable
+from recsys.imports import Frames, write_import
+from recsys.loop import Loop, Stage, sample_scene, write_history
+from recsys.outcome import progress_of, result_of
+from recsys.presets import PRESETS
+from recsys.processes import LearnerProcess, Place, run, server_of
+from recsys.replay import replay as replayed
+from recsys.report import headline, to_json, write_report
+from recsys.server import Access
+from streaming.address import ITEMS_SUFFIX, open_log
+from streaming.log import LogUnavailable, OffsetGone
+
+app = typer.Typer(help="One decoder generates the slate; what users do with it changes the weights within a minute.", no_args_is_help=True)
+data = typer.Typer(help="Public logs in, archives and catalogues out.", no_args_is_help=True)
+bench = typer.Typer(help="What it costs, in figures.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
+
+LOG = logging.getLogger("recsys")
+REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy)
+"""What a user can put right: exit status 2."""
+FAILURES = (LogUnavailable, OffsetGone, OSError)
+"""What failed around us: exit status 1."""
+
+Preset = Annotated[str, typer.Option(help=f"A whole configuration: {', '.join(PRESETS)}.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one setting: learner.trainer.lr=1e-3.")]
+Seed = Annotated[int, typer.Option(min=0, help="All randomness derives from it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+LogUrl = Annotated[str, typer.Option("--log", help="sqlite:///PATH, kafka://HOST:PORT/TOPIC or memory:")]
+State = Annotated[Path, typer.Option(help="Directory of versions and checkpoints.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the configuration and stop.")]
+Partitions = Annotated[int, typer.Option(min=1, max=1024, help="Partitions of a new log.")]
+
+
+def main() -> None:
+    """Run a command; what a user can put right is one line and status 2, what failed around us one line and status 1."""
+    _set_up()
+    try:
+        app()
+    except REFUSALS as error:
+        _stop(2, error)
+    except FAILURES as error:
+        _stop(1, error)
+
+
+@app.command()
+def loop(
+    minutes: Annotated[int, typer.Option(min=1, max=100_000, help="World minutes to run.")] = 130,
+    seed: Seed = 0,
+    preset: Preset = "standard",
+    settings: Settings = None,
+    log: LogUrl = "",
+    out: Annotated[Path, typer.Option(help="Directory of this run; emptied of an earlier run.")] = Path("runs/loop"),
+    mlflow: Annotated[bool, typer.Option(help="Record the run in MLflow (a SQLite store in --out).")] = True,
+    as_json: AsJson = False,
+    print_config: PrintConfig = False,
+) -> None:
+    """The whole loop in one process: a world, the server, the learner and a frozen twin, then a report."""
+    config = _config(preset, settings)
+    if print_config:
+        return _print_config(config)
+    started = time.perf_counter()
+    state_dir = _fresh(out)
+    url = log or f"sqlite:///{(out / 'events.db').resolve()}"
+    LOG.info("the world: users, videos and clicks of the packaged KuaiRand sample")
+    scene = sample_scene(minutes, seed)
+    stage = Stage(log=_open(url), items_log=_open(url, ITEMS_SUFFIX), state_dir=state_dir)
+    running = Loop(config, scene, stage, seed)
+    gc.freeze()  # what was loaded so far stays: no need to look at it again and again
+    done = 0
+    with LiveTable() as table:
+        try:
+            for done in running.minutes():
+                table.update(progress_of(running, done, time.perf_counter() - started))
+        except KeyboardInterrupt:
+            LOG.warning("stopped after %d of %d world minutes: the report says so", done, minutes)
+    facts = {"version": version("recsys"), "threads": torch.get_num_threads(), "command": _command(), "peak_rss_mb": _peak_rss_mb()}
+    result = result_of(running, done, time.perf_counter() - started, facts)
+    running.close()
+    page = write_report(result, out)
+    if mlflow:
+        LOG.info("recording the run in %s", out / "mlflow.db")
+        _record(result, out, state_dir)
+    typer.echo(headline(result), err=True)
+    typer.echo(f"report: {page}", err=True)
+    if as_json:
+        typer.echo(json.dumps(to_json(result, page)))
+    return None
+
+
+@app.command()
+def serve(
+    log: LogUrl,
+    state: State,
+    address: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = "127.0.0.1:50051",
+    seed: Seed = 0,
+    preset: Preset = "standard",
+    settings: Settings = None,
+    partitions: Partitions = 4,
+    print_config: PrintConfig = False,
+) -> None:
+    """Serve recommendations over gRPC from the published versions; events and decisions go into the log."""
+    config = _config(preset, [*(settings or []), f"server.address={json.dumps(address)}"])
+    if print_config:
+        return _print_config(config)
+    keys = [bytes.fromhex(key) for key in os.environ.get("RECSYS_TOKEN_KEYS", "").split(",") if key]
+    place = Place(
+        log=_open(log, partitions=partitions),
+        items_log=_open(log, ITEMS_SUFFIX),
+        state_dir=state,
+        seed=seed,
+        access=_access(),
+        token_keys=keys,
+    )
+    server = server_of(config, place)
+    port = server.start()
+    LOG.info("serving on %s:%d; log %s, state %s", address.rpartition(":")[0], port, log, state)
+    run([server], _stop_on_signals(), interval_s=0.2)
+    return None
+
+
+@app.command()
+def learn(
+    log: LogUrl,
+    state: State,
+    seed: Seed = 0,
+    preset: Preset = "standard",
+    settings: Settings = None,
+    partitions: Partitions = 4,
+    print_config: PrintConfig = False,
+) -> None:
+    """Learn from the log, minute by minute, and publish a version each time."""
+    config = _config(preset, settings)
+    if print_config:
+        return _print_config(config)
+    place = Place(log=_open(log, partitions=partitions), items_log=_open(log, ITEMS_SUFFIX), state_dir=state, seed=seed)
+    process = LearnerProcess(config, place)
+    LOG.info("learning from %s into %s, version %d", log, state, process.learner.policy_version)
+    run([process], _stop_on_signals(), interval_s=0.5)
+    return None
+
+
+@app.command()
+def replay(
+    archive: Annotated[Path, typer.Option(help="What `data import` wrote: a directory with events/ and items/.")],
+    state: Annotated[Path, typer.Option(help="Directory for versions and checkpoints; must be new.")] = Path("runs/replay"),
+    seed: Seed = 0,
+    save_every: Annotated[int, typer.Option(min=1, help="Versions between two checkpoints and publishes.")] = 60,
+    preset: Preset = "standard",
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Drive an archive through the joiner and the learner as fast as the machine can."""
+    done = replayed(_config(preset, settings), archive, state, seed, save_every)
+    books = done.books["decisions"]
+    typer.echo(
+        f"{done.events} events in {done.seconds:.1f} s, {done.real_time_factor or 0:.0f} × real time, {done.versions} versions; "
+        f"decisions {books['total']}, trained {books['trained']}, foreign {books['foreign']}, balanced {done.books['balanced']}",
+        err=True,
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(done) | _about(seed)))
+
+
+@data.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A directory (kuairand, movielens) or a CSV or parquet file (table).")],
+    archive: Annotated[Path | None, typer.Option(help="Write an archive here, for `recsys replay`.")] = None,
+    log: Annotated[str, typer.Option("--log", help="Write into this empty log as history for `serve` and `learn`.")] = "",
+    form: Annotated[str, typer.Option("--format", help="kuairand, movielens or table.")] = "table",
+    user: Annotated[str, typer.Option(help="table: column of the user.")] = "user_id",
+    item: Annotated[str, typer.Option(help="table: column of the item.")] = "item_id",
+    when: Annotated[str, typer.Option("--time", help="table: column of the time (ms, s, or ISO 8601).")] = "time",
+    click: Annotated[str, typer.Option(help="table: column that is 1 where the item was clicked.")] = "",
+    kind: Annotated[str, typer.Option(help="table: column of the kind of feedback.")] = "",
+    value: Annotated[str, typer.Option(help="table: column of its value.")] = "",
+    shown: Annotated[str, typer.Option(help="table: column that is 1 where a recommender showed the item.")] = "",
+    items: Annotated[Path | None, typer.Option(help="table: CSV or parquet of the items: id, title, attributes.")] = None,
+    partitions: Partitions = 4,
+) -> None:
+    """Turn a public log into an archive and a catalogue, or into the history of a new log."""
+    if (archive is None) == (not log):
+        raise ValueError("give one of --archive DIR and --log URL")
+    columns = {"kind": kind, "value": value, "shown": shown, "click": click}
+    table = datasets.TableColumns(user=user, item=item, time=when, **{name: column for name, column in columns.items() if column})
+    readers: dict[str, Callable[[], Frames]] = {
+        "kuairand": lambda: datasets.load_kuairand(source),
+        "movielens": lambda: datasets.load_movielens(source),
+        "table": lambda: datasets.load_table(source, table, items),
+    }
+    if form not in readers:
+        raise ValueError(f"--format is {form!r}; it must be one of {', '.join(readers)}")
+    LOG.info("reading %s", source)
+    frames = readers[form]()
+    LOG.info("%d interactions, %d items", frames.interactions.height, frames.items.height)
+    if archive is not None:
+        write_import(frames, archive, partitions)
+    else:
+        write_history(frames, None, _open(log, partitions=partitions), _open(log, ITEMS_SUFFIX))
+    typer.echo(f"wrote {archive or log}", err=True)
+
+
+@data.command()
+def sample(
+    kuairand: Annotated[Path, typer.Argument(help="Directory of KuaiRand-Pure.")],
+    out: Annotated[Path, typer.Argument(help="Directory for log, history and items.")],
+) -> None:
+    """Make the sample that ships with the project from KuaiRand-Pure."""
+    datasets.make_sample(kuairand, out)
+
+
+@bench.command("loop")
+def bench_loop(
+    seconds: Annotated[float, typer.Option(min=5, help="How long requests are timed while a learner runs beside.")] = 60,
+    seed: Seed = 0,
+    preset: Preset = "standard",
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Directory of this run; emptied of an earlier run.")] = Path("runs/bench-loop"),
+    as_json: AsJson = False,
+) -> None:
+    """Warm start, Recommend while a learner runs in another process, and from feedback to served weights."""
+    figures = benches.bench_loop(_config(preset, settings), _fresh(out), seed, seconds)
+    for name, value in figures.items():
+        typer.echo(f"{name}: {value}", err=True)
+    if as_json:
+        typer.echo(json.dumps(figures | _about(seed)))
+
+
+def _set_up() -> None:
+    """One thread a process for torch and BLAS (more fight each other on small work), quiet libraries, progress on stderr."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    gc.set_threshold(100_000, 50, 100)
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    logging.getLogger("recsys").setLevel(logging.INFO)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="torchrec|mlflow")
+
+
+def _config(preset: str, settings: list[str] | None) -> Config:
+    if preset not in PRESETS:
+        raise ValueError(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+    return with_settings(PRESETS[preset](), settings or [])
+
+
+def _print_config(config: Config) -> None:
+    typer.echo(as_json(config))
+
+
+def _open(url: str, suffix: str = "", partitions: int = 4) -> Any:
+    security = {name.removeprefix("RECSYS_KAFKA_").lower(): value for name, value in os.environ.items() if name.startswith("RECSYS_KAFKA_")}
+    return open_log(url, suffix, partitions, kafka_security=security or None)
+
+
+def _access() -> Access:
+    """Secrets and certificates from RECSYS_* variables."""
+    paths = {name: os.environ.get(f"RECSYS_{name.upper()}") for name in ("tls_certificate", "tls_key", "tls_client_ca")}
+    tokens = tuple(token for token in os.environ.get("RECSYS_BEARER_TOKENS", "").split(",") if token)
+    return Access(bearer_tokens=tokens, **{name: Path(path) for name, path in paths.items() if path})
+
+
+def _fresh(out: Path) -> Path:
+    """The state directory of a new run in `out`; removes what an earlier run of ours left there, and nothing else."""
+    for name in ("state", "mlflow-artifacts"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("events.db", "events.db-wal", "events.db-shm", "report.html", "report.json", "mlflow.db"):
+        (out / name).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    return out / "state"
+
+
+def _record(result: Any, out: Path, state_dir: Path) -> None:
+    figures = {"decisions": float(result.decisions), "versions_published": float(result.versions_published), "seconds": result.seconds}
+    figures |= {f"reward_{name}": variant.reward for name, variant in result.variants.items() if variant.reward is not None}
+    if result.gap.mean is not None:
+        figures["gap"] = result.gap.mean
+    parameters = {"seed": result.seed, "minutes": result.minutes, "world": result.world, "weights_digest": result.weights_digest}
+    run_id = publisher.record_run(out, "recsys-loop", parameters, figures, [out / "report.html", out / "report.json"])
+    published = publisher.current(state_dir / "online")
+    if published is not None:
+        publisher.promote(out, "recsys-online", published, run_id)
+
+
+def _stop_on_signals() -> threading.Event:
+    """Set at SIGTERM and SIGINT, so that a component is never left in the middle of a step."""
+    stop = threading.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: stop.set())
+    return stop
+
+
+def _about(seed: int) -> dict[str, Any]:
+    return {"version": version("recsys"), "seed": seed, "threads": torch.get_num_threads(), "peak_rss_mb": _peak_rss_mb()}
+
+
+def _peak_rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _command() -> str:
+    return shlex.join(["recsys", *sys.argv[1:]])
+
+
+def _stop(status: int, error: BaseException) -> None:
+    typer.echo(f"recsys: {error}", err=True)
+    raise SystemExit(status)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recsys.imports import ITEMS, PAIRS, Frames, ImportRefused, make_frames
+from recsys.imports import ITEMS, MINUTE_MS, PAIRS, WATCH, Frames, ImportRefused, make_frames
 
 CLICK_DELAY_CAP_MS = 50_000
 """KuaiRand tells no click time. We take time_ms + play_time_ms, at most this: an assumption; it must lie in the 60 s window."""
@@ -76,10 +76,29 @@ class Sample:
         """The end of the first 10 days, on the hour: what lies before may warm a model up, and worlds begin here."""
         return int(self.log["event_time_ms"][0]) // HOUR_MS * HOUR_MS + WARM_START_DAYS * DAY_MS
 
-    def frames(self, until_ms: int | None = None) -> Frames:
-        """The exposures before `until_ms` (all without it) in the common form."""
+    def frames(self, until_ms: int | None = None, *, kinds: Sequence[str] | None = None, history: int = 0) -> Frames:
+        """The exposures before `until_ms` (all without it) in the common form, with the feedback `kinds` (all without them).
+
+        Before them, as organic Interactions, the last `history` videos of each user: their order is known and their times are
+        not, so they stand in the minute before the log.
+        """
         log = self.log if until_ms is None else self.log.filter(pl.col("event_time_ms") < until_ms)
-        return make_frames(_video_interactions(log.with_columns(hate=pl.lit(0))), self.items)
+        shown = _video_interactions(log.with_columns(hate=pl.lit(0)))
+        if kinds is not None:
+            shown = shown.with_columns(pl.col("feedback").list.filter(pl.element().struct.field("kind").is_in(list(kinds))))
+        return make_frames(pl.concat([self._watched(history), shown]), self.items)
+
+    def _watched(self, count: int) -> pl.DataFrame:
+        before_ms = int(self.log["event_time_ms"][0]) - MINUTE_MS
+        watched = self.history.select("user_id", item_id=pl.col("item_ids").list.tail(count)).explode("item_id").drop_nulls()
+        return watched.select(
+            "user_id",
+            "item_id",
+            event_time_ms=before_ms + pl.int_range(pl.len()).over("user_id"),
+            shown=pl.lit(value=False),
+            feedback=_feedback(_entry(WATCH, pl.lit(1.0), when=pl.lit(value=True))),
+            context=pl.lit([], dtype=PAIRS),
+        )
 
 
 def load_kuairand(directory: Path) -> Frames:

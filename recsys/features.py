@@ -130,10 +130,10 @@ def lessons(examples: Sequence[Example], memory: Memory) -> list[Lesson]:
     return [_lesson([example], memory) for example in examples]
 
 
-def imported_lessons(examples: Sequence[Example], memory: Memory, *, slots: int, within_ms: int = 1_800_000) -> list[Lesson]:
+def imported_lessons(examples: Sequence[Example], memory: Memory, *, slots: int, within_ms: int = 86_400_000) -> list[Lesson]:
     """Imported Examples as slates of up to `slots`: what one user was shown in a row, read with the memory before the first.
 
-    Logs of other recommenders tell of single items; a session is the nearest thing to a slate that they hold.
+    Logs of other recommenders tell of single items; what a user saw within a day is the nearest thing to a slate that they hold.
     """
     sessions: dict[str, list[list[Example]]] = {}
     for example in examples:

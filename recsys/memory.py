@@ -143,10 +143,17 @@ class Memory:
                     slate.said.add(said)
                     self._append(partition, offset, event, [slate.keys[feedback.slot]], self.config.kind_of(feedback))
             case "interaction":
-                user = self._users.get(event.user_id)
-                if user is None or _event_key(event.event_id) not in user.rows["event"][: user.num_rows]:
+                if not self._has_row_of(event):
                     key = item_key(event.interaction.item_id)
                     self._append(partition, offset, event, [key], self.config.kind_of(event.interaction))
+
+    def _has_row_of(self, event: Event) -> bool:
+        """Whether one of the newest rows is this event's: only these are in every memory, whatever it may have dropped."""
+        user = self._users.get(event.user_id)
+        if user is None:
+            return False
+        newest = user.rows["event"][max(0, user.num_rows - self.config.rows) : user.num_rows]
+        return _event_key(event.event_id) in newest
 
     def _slate(self, user_id: str, token: str) -> _Slate | None:
         user = self._users.get(user_id)
@@ -160,6 +167,8 @@ class Memory:
         return user
 
     def _append(self, partition: int, offset: int, event: Event, keys: Sequence[int], kind: int) -> None:
+        if not keys:
+            return
         user = self._user(event.user_id)
         self._make_room(partition, user, len(keys))
         gap_s = max(0, event.event_time_ms - user.last_ms) / 1000 if user.last_ms else 0.0

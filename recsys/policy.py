@@ -110,10 +110,12 @@ class UniformPolicy:
 
     def __init__(self) -> None:
         self.drawing = DrawingConfig(floor=0, novelty_bonus=0)
+        self._catalogue = Catalogue()
+        self._vocabulary = Vocabulary(())
 
     def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
         """See Policy."""
-        vocabulary = Vocabulary(catalogue.item_ids)
+        vocabulary = self._vocabulary_of(catalogue)
         alive_R = np.ones(vocabulary.num_rows, bool)
         alive_R[0] = False
         alive_R[catalogue.retired_rows(asked.wish.items_offset)] = False
@@ -122,6 +124,12 @@ class UniformPolicy:
         size = min(asked.slate_size, len(rows))
         drawn = np.random.Generator(np.random.Philox(asked.seed)).permutation(rows)[:size]
         return Choice([vocabulary.item_ids[row - 1] for row in drawn], [float(-np.log(len(rows) - slot)) for slot in range(size)])
+
+    def _vocabulary_of(self, catalogue: Catalogue) -> Vocabulary:
+        """Built anew only when the items are others: 20,000 of them take 20 ms."""
+        if self._catalogue is not catalogue or self._vocabulary.num_rows != len(catalogue.item_ids) + 1:
+            self._catalogue, self._vocabulary = catalogue, Vocabulary(tuple(catalogue.item_ids))
+        return self._vocabulary
 
 
 def legal_of(ruled: Ruling) -> Legal:

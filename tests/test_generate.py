@@ -77,12 +77,16 @@ def random_decoder(random: np.random.Generator, num_items: int, levels: int, cod
 def random_model(seed: int, levels: int, num_items: int, *, codes: int = 3, retired: float = 0.2) -> Model:
     random = np.random.default_rng(seed)
     retired_N = random.random(num_items) < retired
-    return Model(
-        decoder=random_decoder(random, num_items, levels, codes),
-        trie=Trie.built(random_ids(random, num_items, levels, codes), retired_N),
-        novelty_R=novelty(random.integers(0, 20, num_items + 1).astype(np.float32)),
-        alive_R=np.concatenate([[False], ~retired_N]),
-    )
+    novelty_R = novelty(random.integers(0, 20, num_items + 1).astype(np.float32))
+    decoder = random_decoder(random, num_items, levels, codes)
+    return model_with(decoder, random_ids(random, num_items, levels, codes), retired_N, novelty_R)
+
+
+def model_with(decoder: Decoder, ids_NK: np.ndarray, retired_N: np.ndarray | None = None, novelty_R: np.ndarray | None = None) -> Model:
+    """A model of these parts; nothing retired and all as novel unless said otherwise."""
+    retired_N = np.zeros(len(ids_NK), bool) if retired_N is None else retired_N
+    novelty_R = np.ones(len(ids_NK) + 1, np.float32) if novelty_R is None else novelty_R
+    return Model(decoder, Trie.built(ids_NK, retired_N), novelty_R, np.concatenate([[False], ~retired_N]))
 
 
 def random_context(random: np.random.Generator, batch: int, num_items: int) -> Context:

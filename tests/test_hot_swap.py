@@ -135,16 +135,19 @@ def test_a_refused_version_is_tried_again_only_after_a_while(tmp_path: Path) -> 
         assert live.ask().policy_version == 1
 
 
-@pytest.mark.parametrize("tensor", ["blocks.0.outward.weight", "from_content.weight"])
-def test_weights_that_are_not_numbers_fail_the_golden_request(tensor: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tensor", "value", "reason"),
+    [("kind.weight", float("nan"), "kind.weight holds what is not a number"), ("blocks.0.outward.weight", 3e38, "the golden request got")],
+)
+def test_weights_that_are_no_good_are_refused(tensor: str, value: float, reason: str, tmp_path: Path) -> None:
     publish(tmp_path, item_ids(12), 1)
     with serving(tmp_path) as live:
         bad = small_artifact(item_ids(12), 2)
-        bad.decoder.state_dict()[tensor].fill_(float("nan"))
+        bad.decoder.state_dict()[tensor][-1] = value
         publisher.publish(bad, tmp_path / VARIANT, NOW_MS)
         live.server.step()
         assert (live.ask().policy_version, live.ask().degraded) == (1, Degraded.DEGRADED_LAST_GOOD)
-        assert "golden request" in live.server.stats()["variants"][VARIANT]["refused"]
+        assert reason in live.server.stats()["variants"][VARIANT]["refused"]
 
 
 def test_a_version_that_calls_itself_otherwise_is_refused(tmp_path: Path) -> None:

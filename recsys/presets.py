@@ -1,0 +1,30 @@
+"""Whole configurations, by name: the same code at different sizes. Knows nothing of where they run."""
+
+from collections.abc import Callable
+
+from models.decoder import DecoderConfig
+from models.tokenizer import TokenizerConfig
+from recsys.config import Config
+from recsys.engine import EngineConfig
+from recsys.learner import LearnerConfig
+from recsys.live_model import ModelConfig
+from recsys.trainer import TrainerConfig, WarmStartConfig
+
+
+def standard() -> Config:
+    """Two levels of ids, two layers of 64: what two cores serve in milliseconds and learn in well under a second a minute."""
+    return Config()
+
+
+def tiny() -> Config:
+    """The same code at toy size, for tests and worlds of a few dozen items."""
+    return Config(
+        model=ModelConfig(
+            tokenizer=TokenizerConfig(codes=8, content_dim=16), decoder=DecoderConfig(width=16, layers=1, heads=2, history=32)
+        ),
+        learner=LearnerConfig(reservoir=128, trainer=TrainerConfig(warm_start=WarmStartConfig(epochs=2, batch=32))),
+        engine=EngineConfig(default_slate_size=5),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"standard": standard, "tiny": tiny}

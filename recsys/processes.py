@@ -1,0 +1,149 @@
+"""Serving and learning as processes of their own: the same components, each driven by one small loop on the wall clock.
+
+Knows nothing of what the components do in a step. The one place that catches whatever a component raises: it says so and
+goes on where the cause can pass, and stops with a clean state where it can't.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from recsys import publisher
+from recsys.config import Config, behavior_digest
+from recsys.durable import replace_file
+from recsys.engine import Engine, Identity
+from recsys.keeper import Keeper
+from recsys.learner import Learner
+from recsys.server import Access, Server
+from recsys.tokens import TokenMint
+from recsys.trainer import Seeds
+from streaming.clock import SystemClock
+from streaming.log import EventLog, LogUnavailable
+
+LOG = logging.getLogger(__name__)
+
+
+class Component(Protocol):
+    """What a process drives."""
+
+    def step(self) -> object:
+        """Do what there is to do now."""
+
+    def close(self) -> None:
+        """Finish and let go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a process runs: its logs, its state, its secrets. Never part of the behaviour."""
+
+    log: EventLog
+    items_log: EventLog
+    state_dir: Path
+    seed: int = 0
+    access: Access = Access()
+    token_keys: Sequence[bytes] = ()
+
+
+def run(components: Sequence[Component], stop: threading.Event, interval_s: float) -> None:
+    """Step all components every `interval_s` until `stop` is set, then close them, last first. A log that is away is waited for."""
+    away = False
+    try:
+        while not stop.is_set():
+            try:
+                for component in components:
+                    component.step()
+                away = False
+            except LogUnavailable as error:
+                if not away:
+                    LOG.warning("the log is away, waiting for it: %s", error)
+                away = True
+            stop.wait(interval_s)
+    finally:
+        for component in reversed(components):
+            component.close()
+
+
+def server_of(config: Config, place: Place) -> Server:
+    """A server over the place's log, not yet listening."""
+    clock = SystemClock()
+    engine = Engine(
+        config.engine,
+        config.memory,
+        config.experiment,
+        Identity(place.seed, behavior_digest(config)),
+        clock=clock,
+        log=place.log,
+        items_log=place.items_log,
+        mint=TokenMint(place.token_keys or [token_key(place.state_dir)], config.engine.token_lifetime_ms),
+    )
+    names = [name for name, _ in config.experiment.variants]
+    return Server(config.server, engine, clock, place.state_dir, names, config.drawing, place.access)
+
+
+class LearnerProcess:
+    """A Component: the learner, and a keeper for each other variant once there is a version to keep."""
+
+    def __init__(self, config: Config, place: Place) -> None:
+        self._config, self._place, self._clock = config, place, SystemClock()
+        seeds = Seeds(behavior_digest(config), place.seed)
+        self.learner = Learner(
+            config.learner,
+            config.model,
+            config.join,
+            config.memory,
+            seeds,
+            clock=self._clock,
+            log=place.log,
+            items_log=place.items_log,
+            state_dir=place.state_dir,
+        )
+        self._keepers: dict[str, Keeper] = {}
+
+    def step(self) -> None:
+        """Learn what is complete; let the frozen variants follow the catalogue."""
+        before = self.learner.policy_version
+        self.learner.step()
+        if self.learner.policy_version > before:
+            LOG.info("version %d published, books %s", self.learner.policy_version, _short(self.learner.joiner.books().decisions))
+        for name, _ in self._config.experiment.variants:
+            if name != self._config.join.variant:
+                self._keep(name)
+
+    def close(self) -> None:
+        """Let another process write to the state; all that counts is in the last checkpoint."""
+        self.learner.close()
+
+    def _keep(self, name: str) -> None:
+        if name not in self._keepers:
+            variant_dir = self._place.state_dir / name
+            first = publisher.current(variant_dir) or publisher.current(self.learner.directory)
+            if first is None:
+                return
+            self._keepers[name] = Keeper(
+                name,
+                publisher.load(first),
+                self._config.join,
+                clock=self._clock,
+                items_log=self._place.items_log,
+                state_dir=self._place.state_dir,
+            )
+        self._keepers[name].step()
+
+
+def token_key(state_dir: Path) -> bytes:
+    """The signing key of this state directory, made on first use; servers that share events must share it."""
+    path = state_dir / "token.key"
+    if not path.exists():
+        state_dir.mkdir(parents=True, exist_ok=True)
+        replace_file(path, secrets.token_hex(32))
+        path.chmod(0o600)
+    return bytes.fromhex(path.read_text())
+
+
+def _short(counts: Mapping[str, int]) -> str:
+    return " ".join(f"{name}={count}" for name, count in counts.items() if count)

@@ -1,0 +1,202 @@
+"""Moves the weights: the warm start over a history, and the steps of one minute. Knows nothing of logs, joins or versions.
+
+All randomness is seeded by the run's seed and the minute, batches are in a given order: the same lessons give the same bytes.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.objective import Batch, ObjectiveConfig, Terms, objective
+from models.trie import Trie
+from recsys.features import BatchMaker, Lesson
+from recsys.guard import GuardConfig, update_refused
+from recsys.live_model import LiveModel
+
+LOG = logging.getLogger(__name__)
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """How history is learned before the first version."""
+
+    epochs: int = 3
+    batch: int = 128
+    lr: float = 3e-3
+    slots: int = 10
+    """Imported exposures that make one training slate, at most."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("epochs", 0, 1000), ("batch", 1, 65_536), ("slots", 1, 100)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"warm_start.{name} is {getattr(self, name)}; it must be {low}..{high}")
+        if not 0 < self.lr <= 1:
+            raise ValueError(f"warm_start.lr is {self.lr}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How each minute is learned."""
+
+    lr: float = 2e-3
+    passes: int = 2
+    """Steps on each minute's batch."""
+    trunk_share: float = 0.3
+    """Step size of what all items share, relative to that of item rows and heads."""
+    user_cap: int = 4
+    """Slates that one user counts for in one minute; more share the weight of these."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("lr", 1e-8, 1), ("passes", 1, 100), ("trunk_share", 0, 1), ("user_cap", 1, 1_000_000)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be {low}..{high}")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What all draws of a run derive from."""
+
+    behavior_digest: str
+    run_seed: int
+
+    def of(self, purpose: str, number: int) -> int:
+        """A 63-bit seed for one purpose and minute: SHA-256 of all of it."""
+        digest = hashlib.sha256(f"{self.behavior_digest}\0{self.run_seed}\0{purpose}\0{number}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    def random(self, purpose: str, number: int) -> np.random.Generator:
+        """A generator with that seed."""
+        return np.random.Generator(np.random.PCG64(self.of(purpose, number)))
+
+
+class Trainer:
+    """Weights and optimizer of one live model."""
+
+    def __init__(self, config: TrainerConfig, model: LiveModel, seeds: Seeds) -> None:
+        self.config, self.model, self.seeds = config, model, seeds
+        self.optimizer = self._new_optimizer(config.lr)
+
+    def admit(self, changed_rows: Sequence[int]) -> None:
+        """Let in what the catalogue has learned."""
+        self.model.admit(changed_rows, self.optimizer)
+
+    def warm_start(self, lessons: Sequence[Lesson]) -> int:
+        """Epochs over the history; how many sequences were learned. The optimizer starts anew after it."""
+        config = self.config.warm_start
+        random = self.seeds.random("warm_start", 0)
+        torch.manual_seed(self.seeds.of("warm_start", 1))
+        trie, maker = self._shelf(0)
+        optimizer, decoder = self._new_optimizer(config.lr), self.model.decoder
+        parts = [part for _ in range(config.epochs) for part in _batches(lessons, config.batch, random)]
+        decoder.train()
+        for step, part in enumerate(parts):
+            if step * 10 // len(parts) != (step - 1) * 10 // len(parts):
+                LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
+            self._step(optimizer, trie, maker.batch(part, [self.model.num_rows] * len(part)))
+        decoder.eval()
+        self.optimizer = self._new_optimizer(self.config.lr)
+        return sum(map(len, parts))
+
+    def update(self, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int) -> tuple[Terms, str | None]:
+        """`passes` steps on one batch: the terms before anything moved, and why it was refused as a whole, if it was.
+
+        `num_rows` are the item rows that each lesson's version knew.
+        """
+        chosen = [*fresh, *replayed]
+        parameters = list(self.model.decoder.parameters())
+        before = [parameter.detach().clone() for parameter in parameters]
+        torch.manual_seed(self.seeds.of("torch", minute))
+        terms = self._steps(chosen, num_rows, _fair_weights(fresh, len(chosen), self.config.user_cap))
+        reason = update_refused(self.config.guard, float(terms.loss), before, [parameter.detach() for parameter in parameters])
+        if reason is not None:
+            LOG.warning("minute %d: update refused: %s", minute, reason)
+            with torch.no_grad():
+                for parameter, old in zip(parameters, before, strict=True):
+                    parameter.copy_(old)
+        return terms, reason
+
+    def arrays(self) -> Arrays:
+        """The optimizer's state, for a checkpoint."""
+        state = self.optimizer.state_dict()["state"]
+        return {f"{at}.{name}": value.numpy() for at, values in state.items() for name, value in values.items()}
+
+    def load(self, arrays: Arrays) -> None:
+        """Take the optimizer's state from a checkpoint."""
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, array in arrays.items():
+            at, _, name = key.partition(".")
+            state.setdefault(int(at), {})[name] = torch.from_numpy(array.copy())
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def _steps(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> Terms:
+        offsets = [lesson.decision.items_offset for lesson in chosen if lesson.own]
+        trie, maker = self._shelf(min(offsets, default=self.model.catalogue.next_offset))
+        batch = maker.batch(chosen, num_rows)
+        batch.weight_B[:] = weights
+        first: Terms | None = None
+        for _ in range(self.config.passes):
+            terms = self._step(self.optimizer, trie, batch, scaled=True)
+            first = first or terms
+        assert first is not None
+        return first
+
+    def _step(self, optimizer: torch.optim.Optimizer, trie: Trie, batch: Batch, *, scaled: bool = False) -> Terms:
+        """One optimizer step; `scaled`: at the configured rate times the root of the effective sample share."""
+        terms = objective(self.model.scored(trie), batch, self.config.objective)
+        if scaled:
+            share = float(np.sqrt(terms.effective_share)) if np.isfinite(terms.effective_share) else 1.0
+            for group, relative in zip(optimizer.param_groups, (1.0, self.config.trunk_share), strict=True):
+                group["lr"] = self.config.lr * relative * share
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(terms.loss)
+        torch.nn.utils.clip_grad_norm_(self.model.decoder.parameters(), self.config.guard.max_grad_norm)
+        optimizer.step()
+        return replace(terms, loss=terms.loss.detach())  # its graph holds the shapes of tables that may grow
+
+    def _shelf(self, items_offset: int) -> tuple[Trie, BatchMaker]:
+        model = self.model
+        shelf = model.shelf(items_offset)
+        config = model.decoder.config
+        return Trie.built(model.tokenizer.ids_NK, ~shelf.alive_R[1:]), BatchMaker(model.catalogue, shelf, config.history, config.features)
+
+    def _new_optimizer(self, lr: float) -> torch.optim.Optimizer:
+        """Item rows and heads at full step, what all items share slower."""
+        decoder = self.model.decoder
+        fast = {id(parameter) for parameter in [*decoder.row_parameters(), *decoder.head_parameters()]}
+        groups = [
+            {"params": [parameter for parameter in decoder.parameters() if id(parameter) in fast]},
+            {"params": [parameter for parameter in decoder.parameters() if id(parameter) not in fast]},
+        ]
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, foreach=True)
+
+
+def _batches(lessons: Sequence[Lesson], size: int, random: np.random.Generator, chunk: int = 32) -> list[list[Lesson]]:
+    """All lessons once, in random batches of like length: what pads a batch costs as much as what fills it."""
+    order = random.permutation(len(lessons))
+    batches = []
+    for first in range(0, len(order), size * chunk):
+        part = sorted(order[first : first + size * chunk].tolist(), key=lambda at: (len(lessons[at].item_ids), len(lessons[at].view.key_L)))
+        batches += [[lessons[at] for at in part[begin : begin + size]] for begin in range(0, len(part), size)]
+    return [batches[place] for place in random.permutation(len(batches))]
+
+
+def _fair_weights(fresh: Sequence[Lesson], num_lessons: int, user_cap: int) -> list[float]:
+    """1 each, but a user with more than `user_cap` slates in this minute counts as `user_cap` in all; replayed ones 1."""
+    count: dict[str, int] = {}
+    for lesson in fresh:
+        count[lesson.decision.user_id] = count.get(lesson.decision.user_id, 0) + 1
+    weights = [min(1.0, user_cap / count[lesson.decision.user_id]) for lesson in fresh]
+    return weights + [1.0] * (num_lessons - len(fresh))

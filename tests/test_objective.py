@@ -1,0 +1,265 @@
+"""One step's loss: what teaches and what must not, and that it teaches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_generate import (
+    Model,
+    model_with,
+    one_thread,  # noqa: F401  a fixture for the whole module
+    random_context,
+    random_decoder,
+    random_ids,
+    random_legal,
+    random_model,
+    random_rule,
+)
+
+from models.decoder import Context
+from models.generate import Rule
+from models.losses import leave_one_out, topr
+from models.objective import Batch, ObjectiveConfig, Terms, objective
+from models.trie import Legal
+
+NUM_ITEMS, BATCH, SLOTS = 25, 12, 5
+POLICY = ObjectiveConfig(value_weight=0, likelihood_weight=0, value_blend=0)
+VALUE = ObjectiveConfig(policy_weight=0, likelihood_weight=0)
+LIKELIHOOD = ObjectiveConfig(policy_weight=0, value_weight=0)
+Gradients = dict[str, torch.Tensor]
+
+
+def random_batch(seed: int, model: Model, *, own: float = 0.5, stale: float = 0.3) -> Batch:
+    """Slates drawn by the model, some slots shown; logged with numbers that are a little off, as of an older version."""
+    random = np.random.default_rng(seed)
+    legal, _ = random_legal(random, BATCH, model.alive_R, limited=0.3)
+    context, rule = random_context(random, BATCH, NUM_ITEMS), random_rule(random, BATCH)
+    uniform_BSU = random.random((BATCH, SLOTS, model.trie.levels + 1), dtype=np.float32)
+    slates = model.generator.draw(context, legal, rule, uniform_BSU, np.full(BATCH, SLOTS))
+    shown_BS = (slates.item_BS > 0) & (random.random((BATCH, SLOTS)) < 0.7)
+    assert legal.allow_BA is not None
+    assert legal.limited_B is not None
+    return Batch(
+        context=context,
+        slate_BS=slates.item_BS,
+        shown_BS=shown_BS,
+        reward_BS=((random.random((BATCH, SLOTS)) < 0.4) & shown_BS).astype(np.float32),
+        logged_BS=slates.logprob_BS + stale * random.standard_normal((BATCH, SLOTS)).astype(np.float32),
+        own_B=random.random(BATCH) < own,
+        weight_B=random.choice([0.5, 1.0], BATCH).astype(np.float32),
+        exclude_BE=legal.exclude_BE,
+        allow_BA=legal.allow_BA,
+        limited_B=legal.limited_B,
+        rule=rule,
+    )
+
+
+def learned(model: Model, batch: Batch, config: ObjectiveConfig) -> tuple[Terms, Gradients]:
+    """The terms and the gradient of every weight."""
+    model.decoder.zero_grad(set_to_none=True)
+    terms = objective(model.scored, batch, config)
+    torch.autograd.backward(terms.loss)
+    named = model.decoder.named_parameters()
+    return terms, {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in named}
+
+
+def same(first: Gradients, second: Gradients) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def close(first: Gradients, second: Gradients) -> bool:
+    return all(torch.allclose(first[name], second[name], atol=1e-6, rtol=1e-4) for name in first)
+
+
+def size(gradients: Gradients) -> float:
+    return sum(float(gradient.abs().sum()) for gradient in gradients.values())
+
+
+def only(batch: Batch, kept_B: np.ndarray) -> Batch:
+    """The slates of a batch for which `kept_B` is true."""
+    context, rule = batch.context, batch.rule
+    columns = (context.item_BL, context.kind_BL, context.gap_BL, context.feature_BX)
+    names = ("slate_BS", "shown_BS", "reward_BS", "logged_BS", "own_B", "weight_B", "exclude_BE", "allow_BA", "limited_B")
+    return replace(
+        batch,
+        context=Context(*(column[kept_B] for column in columns)),
+        rule=Rule(rule.temperature_B[kept_B], rule.floor_B[kept_B], rule.bonus_B[kept_B]),
+        **{name: getattr(batch, name)[kept_B] for name in names},
+    )
+
+
+@pytest.fixture(params=[1, 3])
+def model(request: pytest.FixtureRequest) -> Model:
+    return random_model(5, request.param, NUM_ITEMS)
+
+
+# What teaches what ----------------------------------------------------------------------------------------------------
+
+
+def test_imported_slates_never_enter_the_policy_term(model: Model) -> None:
+    batch = replace(random_batch(1, model), own_B=np.zeros(BATCH, bool))
+    _, without = learned(model, batch, ObjectiveConfig(policy_weight=0))
+    terms, gradients = learned(model, batch, ObjectiveConfig(policy_weight=1000))
+    assert same(without, gradients)
+    assert size(gradients) > 0
+    assert terms.policy == 0
+    assert np.isnan(terms.effective_share)
+
+
+def test_imported_slates_beside_own_ones_change_no_policy_gradient(model: Model) -> None:
+    batch = random_batch(2, model)
+    assert 0 < batch.own_B.sum() < BATCH
+    _, mixed = learned(model, batch, POLICY)
+    _, own = learned(model, only(batch, batch.own_B), POLICY)
+    assert size(own) > 0
+    assert close(mixed, own)
+
+
+def test_own_slates_never_enter_the_likelihood(model: Model) -> None:
+    batch = random_batch(3, model)
+    terms, mixed = learned(model, batch, LIKELIHOOD)
+    _, imported = learned(model, only(batch, ~batch.own_B), LIKELIHOOD)
+    assert size(imported) > 0
+    assert close(mixed, imported)
+    own, none = learned(model, replace(batch, own_B=np.ones(BATCH, bool)), LIKELIHOOD)
+    assert (own.likelihood, size(none)) == (0, 0)
+    assert terms.likelihood > 0
+
+
+@pytest.mark.parametrize("config", [POLICY, VALUE, LIKELIHOOD, ObjectiveConfig()])
+def test_what_was_not_shown_teaches_nothing(model: Model, config: ObjectiveConfig) -> None:
+    """Rewards, logged numbers and, at the end of a slate, items of slots not shown can be anything."""
+    batch = random_batch(4, model)
+    last_shown_B = np.where(batch.shown_BS, np.arange(SLOTS), -1).max(1)
+    after_BS = np.arange(SLOTS) > last_shown_B[:, None]
+    assert after_BS.any()
+    assert (~batch.shown_BS & ~after_BS).any()
+    other = replace(
+        batch,
+        reward_BS=np.where(batch.shown_BS, batch.reward_BS, 0.75).astype(np.float32),
+        logged_BS=np.where(batch.shown_BS, batch.logged_BS, -30).astype(np.float32),
+        slate_BS=np.where(after_BS, 7, batch.slate_BS),
+    )
+    assert close(learned(model, batch, config)[1], learned(model, other, config)[1])
+
+
+def test_a_batch_in_which_nothing_was_shown_has_no_gradient(model: Model) -> None:
+    batch = replace(random_batch(6, model), shown_BS=np.zeros((BATCH, SLOTS), bool))
+    terms, gradients = learned(model, batch, ObjectiveConfig())
+    assert float(terms.loss.detach()) == 0
+    assert size(gradients) == 0
+
+
+def test_a_weight_of_nothing_takes_a_slate_out(model: Model) -> None:
+    batch = random_batch(7, model, own=1.0)
+    half_B = np.arange(BATCH) % 2 == 0
+    _, weighed = learned(model, replace(batch, weight_B=half_B.astype(np.float32)), POLICY)
+    _, alone = learned(model, replace(only(batch, half_B), weight_B=np.ones(half_B.sum(), np.float32)), POLICY)
+    share = batch.shown_BS[half_B].sum() / batch.shown_BS.sum()
+    assert close(weighed, {name: gradient * share for name, gradient in alone.items()})
+
+
+# The numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_what_its_parts_say(model: Model) -> None:
+    """Each part taken apart: TOPR over own shown slots with the blended baseline, cross-entropy over all, likelihood of what was taken."""
+    batch, config = random_batch(8, model), ObjectiveConfig(policy_weight=2, value_weight=0.5, likelihood_weight=3, value_blend=0.25)
+    scored = model.scored
+    with torch.no_grad():
+        terms = objective(scored, batch, config)
+        state_BSD = scored.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
+        policy, value, likelihood = [], [], []
+        for at, slot in zip(*batch.shown_BS.nonzero(), strict=True):
+            item, own, weight = batch.slate_BS[at, slot : slot + 1], batch.own_B[at], float(batch.weight_B[at])
+            before = batch.slate_BS[[at], :slot] if own else np.zeros((1, 0), np.int64)
+            legal = Legal(np.concatenate([batch.exclude_BE[[at]], before], 1), batch.allow_BA[[at]], batch.limited_B[[at]])
+            rule = Rule(batch.rule.temperature_B[[at]], batch.rule.floor_B[[at]], batch.rule.bonus_B[[at]])
+            state_QD = state_BSD[[at], slot]
+            logprob = scored.logprobs(state_QD, legal, rule, item)
+            q = float(scored.decoder.value_logits(scored.vectors, state_QD, torch.from_numpy(item)).sigmoid())
+            reward = float(batch.reward_BS[at, slot])
+            value.append(-weight * np.log(q if reward else 1 - q))
+            if own:
+                rewards, shown = (torch.from_numpy(column[[at]]) for column in (batch.reward_BS, batch.shown_BS))
+                baseline = 0.75 * float(leave_one_out(rewards, shown.float())[0, slot]) + 0.25 * q
+                advantage = torch.tensor([weight * (reward - baseline)])
+                policy.append(float(topr(logprob, torch.from_numpy(batch.logged_BS[at, slot : slot + 1]), advantage)))
+            elif reward > 0:
+                likelihood.append(-weight * float(logprob))
+    assert terms.policy == pytest.approx(np.mean(policy), abs=1e-5)
+    assert terms.value == pytest.approx(np.mean(value), abs=1e-5)
+    assert terms.likelihood == pytest.approx(np.mean(likelihood), abs=1e-5)
+    assert float(terms.loss) == pytest.approx(2 * np.mean(policy) + 0.5 * np.mean(value) + 3 * np.mean(likelihood), abs=1e-4)
+
+
+def test_numbers_just_logged_have_an_effective_share_of_one(model: Model) -> None:
+    batch = random_batch(9, model, own=1.0, stale=0.0)
+    assert learned(model, batch, ObjectiveConfig())[0].effective_share == pytest.approx(1, abs=1e-5)
+    batch = random_batch(9, model, own=1.0, stale=2.0)
+    assert learned(model, batch, ObjectiveConfig())[0].effective_share < 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("policy", "nonsense", "objective.policy is 'nonsense'; it must be one of topr, "),
+        ("value_weight", -1, "objective.value_weight is -1; it must be 0..1000"),
+        ("value_blend", 1.5, r"objective.value_blend is 1.5; it must be 0..1$"),
+    ],
+)
+def test_settings_out_of_range_are_named(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ObjectiveConfig(**{name: value})
+
+
+# That it teaches ------------------------------------------------------------------------------------------------------
+
+
+def chance_of(model: Model, item: int) -> float:
+    """The probability of an item in the first slot, for a user of whom nothing is known."""
+    nobody = Context(*(np.zeros((1, 1), np.int64) for _ in range(4)))
+    scored = model.scored
+    with torch.no_grad():
+        state_BSD = scored.decoder.states(scored.vectors, nobody, torch.zeros((1, 1), dtype=torch.int64))
+        rule = Rule(np.ones(1, np.float32), np.zeros(1, np.float32), np.zeros(1, np.float32))
+        return float(scored.logprobs(state_BSD[:, 0], Legal(np.zeros((1, 0), np.int64)), rule, np.array([item])).exp())
+
+
+def bandit_batch(model: Model, random: np.random.Generator, rewarded: int, *, own: bool) -> Batch:
+    """Slates of the model itself, all shown; only one item earns a reward."""
+    nobody = Context(*(np.zeros((16, 1), np.int64) for _ in range(4)))
+    rule = Rule(np.ones(16, np.float32), np.full(16, 0.05, np.float32), np.zeros(16, np.float32))
+    nothing, unlimited = np.zeros((16, 0), np.int64), np.zeros(16, bool)
+    uniform_BSU = random.random((16, 3, model.trie.levels + 1), dtype=np.float32)
+    slates = model.generator.draw(nobody, Legal(nothing), rule, uniform_BSU, np.full(16, 3))
+    return Batch(
+        context=nobody,
+        slate_BS=slates.item_BS,
+        shown_BS=slates.item_BS > 0,
+        reward_BS=(slates.item_BS == rewarded).astype(np.float32),
+        logged_BS=slates.logprob_BS,
+        own_B=np.full(16, own),
+        weight_B=np.ones(16, np.float32),
+        exclude_BE=nothing,
+        allow_BA=nothing,
+        limited_B=unlimited,
+        rule=rule,
+    )
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_hundred_steps_find_the_rewarded_item(levels: int, own: bool) -> None:
+    random = np.random.default_rng(levels)
+    model = model_with(random_decoder(random, 8, levels, 2), random_ids(random, 8, levels, 2))
+    rewarded = min(range(1, 9), key=lambda item: chance_of(model, item))
+    assert chance_of(model, rewarded) < 1 / 8
+    optimizer = torch.optim.Adam(model.decoder.parameters(), lr=1e-2)
+    for _ in range(120):
+        terms = objective(model.scored, bandit_batch(model, random, rewarded, own=own), ObjectiveConfig())
+        optimizer.zero_grad()
+        torch.autograd.backward(terms.loss)
+        optimizer.step()
+    assert chance_of(model, rewarded) > 0.6
