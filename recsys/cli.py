@@ -149,7 +149,7 @@ def serve(
     server = server_of(config, place)
     port = server.start()
     LOG.info("serving on %s:%d; log %s, state %s", address.rpartition(":")[0], port, log, state)
-    run([server], _stop_on_signals(), interval_s=0.2)
+    run([server], _stop_on_signals(), interval_s=0.1)
     return None
 
 
@@ -170,7 +170,7 @@ def learn(
     place = Place(log=_open(log, partitions=partitions), items_log=_open(log, ITEMS_SUFFIX), state_dir=state, seed=seed)
     process = LearnerProcess(config, place)
     LOG.info("learning from %s into %s, version %d", log, state, process.learner.policy_version)
-    run([process], _stop_on_signals(), interval_s=0.5)
+    run([process], _stop_on_signals(), interval_s=0.1)
     return None
 
 
@@ -215,8 +215,9 @@ def import_(
     """Turn a public log into an archive and a catalogue, or into the history of a new log."""
     if (archive is None) == (not log):
         raise ValueError("give one of --archive DIR and --log URL")
-    columns = {"kind": kind, "value": value, "shown": shown, "click": click}
-    table = datasets.TableColumns(user=user, item=item, time=when, **{name: column for name, column in columns.items() if column})
+    table = datasets.TableColumns(
+        user=user, item=item, time=when, kind=kind or None, value=value or None, shown=shown or None, click=click or None
+    )
     readers: dict[str, Callable[[], Frames]] = {
         "kuairand": lambda: datasets.load_kuairand(source),
         "movielens": lambda: datasets.load_movielens(source),
@@ -247,13 +248,13 @@ def sample(
 def bench_loop(
     seconds: Annotated[float, typer.Option(min=5, help="How long requests are timed while a learner runs beside.")] = 60,
     seed: Seed = 0,
-    preset: Preset = "standard",
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Directory of this run; emptied of an earlier run.")] = Path("runs/bench-loop"),
     as_json: AsJson = False,
 ) -> None:
     """Warm start, Recommend while a learner runs in another process, and from feedback to served weights."""
-    figures = benches.bench_loop(_config(preset, settings), _fresh(out), seed, seconds)
+    _fresh(out)
+    figures = benches.bench_loop(sample_scene(60, seed), out, seed, seconds, settings or [])
     for name, value in figures.items():
         typer.echo(f"{name}: {value}", err=True)
     if as_json:

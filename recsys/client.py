@@ -29,6 +29,10 @@ class Refused(ValueError):
     """The server named something that it did not take."""
 
 
+class Unreachable(ConnectionError):
+    """Nobody answers at the address."""
+
+
 class Client:
     """One connection. Keeps the wall time of every Recommend, in ms."""
 
@@ -65,8 +69,11 @@ class Client:
             _check(response.rejected)
 
     def status(self) -> GetStatusResponse:
-        """What is served now."""
-        response: GetStatusResponse = self._stub.GetStatus(GetStatusRequest())
+        """What is served now; Unreachable when nobody answers."""
+        try:
+            response: GetStatusResponse = self._stub.GetStatus(GetStatusRequest())
+        except grpc.RpcError as error:
+            raise Unreachable(str(error)) from None
         return response
 
 

@@ -8,6 +8,7 @@ item is in the second publish after its arrival at the latest.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ from streaming.joiner import Bucket, Example, JoinConfig, Joiner
 from streaming.log import EventLog
 
 LOG = logging.getLogger(__name__)
+
+STATS_KEPT = 2_000
+"""Versions of which the figures are remembered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +62,15 @@ class LearnerStats:
     num_updates: int = 0
     num_refused: int = 0
     num_replayed: int = 0
-    update_s: list[float] = field(default_factory=list)
-    save_s: list[float] = field(default_factory=list)
-    publish_s: list[float] = field(default_factory=list)
+    update_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
+    save_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
+    publish_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
     read_s: float = 0.0
     warm_start_s: float = 0.0
     warm_start_sequences: int = 0
     trained_append_ms: dict[int, list[int]] = field(default_factory=dict)
     """By version, when the records that it was first to learn from were appended."""
-    terms: list[Terms] = field(default_factory=list)
+    terms: deque[Terms] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
 
 
 class Learner:
@@ -247,6 +251,7 @@ class Learner:
         self.policy_version += 1
         self.stats.trained_append_ms[self.policy_version] = append_times_ms
         self._rows_of_version[self.policy_version] = trainer.model.num_rows
+        self.stats.trained_append_ms.pop(self.policy_version - STATS_KEPT, None)
         self._rows_of_version.pop(self.policy_version - 2 * self.config.max_lag, None)
         self._next_minute = minute + 1
         if self.policy_version % self._save_every:

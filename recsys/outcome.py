@@ -105,7 +105,7 @@ def _freshness(loop: Loop, minutes: int) -> Freshness:
     tally, join, stats = loop.tally, loop.config.join, loop.learner.stats
     ages_s = [age_s for ages in tally.freshness_s.values() for age_s in ages]
     waited_s = (join.open_ms + join.disorder_ms) / 1000
-    compute_s = [sum(parts) for parts in zip(stats.update_s, stats.save_s[1:], stats.publish_s[1:], tally.load_s, strict=False)]
+    compute_s = [sum(parts) for parts in zip(stats.update_s, list(stats.save_s)[1:], list(stats.publish_s)[1:], tally.load_s, strict=False)]
     return Freshness(
         total_s=Percentiles.of(ages_s),
         window_s=_always(join.window_ms / 1000),
@@ -118,6 +118,10 @@ def _freshness(loop: Loop, minutes: int) -> Freshness:
             float(np.median(tally.freshness_s[minute])) if tally.freshness_s.get(minute) else float("nan") for minute in range(minutes)
         ],
     )
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else float("nan")
 
 
 def _always(value_s: float) -> Percentiles:

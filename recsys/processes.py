@@ -4,11 +4,12 @@ Knows nothing of what the components do in a step. The one place that catches wh
 goes on where the cause can pass, and stops with a clean state where it can't.
 """
 
+import json
 import logging
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,8 @@ from streaming.clock import SystemClock
 from streaming.log import EventLog, LogUnavailable
 
 LOG = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
 
 
 class Component(Protocol):
@@ -45,7 +48,7 @@ class Place:
     items_log: EventLog
     state_dir: Path
     seed: int = 0
-    access: Access = Access()
+    access: Access = field(default_factory=Access)
     token_keys: Sequence[bytes] = ()
 
 
@@ -109,7 +112,7 @@ class LearnerProcess:
         before = self.learner.policy_version
         self.learner.step()
         if self.learner.policy_version > before:
-            LOG.info("version %d published, books %s", self.learner.policy_version, _short(self.learner.joiner.books().decisions))
+            self._say()
         for name, _ in self._config.experiment.variants:
             if name != self._config.join.variant:
                 self._keep(name)
@@ -117,6 +120,24 @@ class LearnerProcess:
     def close(self) -> None:
         """Let another process write to the state; all that counts is in the last checkpoint."""
         self.learner.close()
+
+    def _say(self) -> None:
+        """One line a version, for people and in `metrics.jsonl` for programs."""
+        stats, books = self.learner.stats, self.learner.joiner.books()
+        said = {
+            "policy_version": self.learner.policy_version,
+            "published_at_ms": self._clock.now_ms(),
+            "update_s": stats.update_s[-1] if stats.update_s else None,
+            "save_s": stats.save_s[-1],
+            "publish_s": stats.publish_s[-1],
+            "warm_start_s": stats.warm_start_s,
+            "warm_start_sequences": stats.warm_start_sequences,
+            "refused": stats.num_refused,
+            "books": books.as_dict(),
+        }
+        with (self.learner.directory / METRICS).open("a") as file:
+            file.write(json.dumps(said) + "\n")
+        LOG.info("version %d, decisions %s", self.learner.policy_version, _short(books.decisions))
 
     def _keep(self, name: str) -> None:
         if name not in self._keepers:
