@@ -34,7 +34,7 @@ from recsys.checkpoint import StateBusy
 from recsys.config import Config, as_json, with_settings
 from recsys.dashboard import LiveTable
 from recsys.imports import Frames, write_import
-from recsys.loop import Loop, Stage, sample_scene, write_history
+from recsys.loop import SCENES, Loop, Stage, sample_scene, write_history
 from recsys.outcome import progress_of, result_of
 from recsys.presets import PRESETS
 from recsys.processes import LearnerProcess, Place, run, server_of
@@ -80,6 +80,7 @@ def main() -> None:
 @app.command()
 def loop(
     minutes: Annotated[int, typer.Option(min=1, max=100_000, help="World minutes to run.")] = 130,
+    world: Annotated[str, typer.Option(help=f"Who answers: {', '.join(SCENES)}.")] = "sample",
     seed: Seed = 0,
     preset: Preset = "standard",
     settings: Settings = None,
@@ -96,8 +97,10 @@ def loop(
     started = time.perf_counter()
     state_dir = _fresh(out)
     url = log or f"sqlite:///{(out / 'events.db').resolve()}"
-    LOG.info("the world: users, videos and clicks of the packaged KuaiRand sample")
-    scene = sample_scene(minutes, seed)
+    if world not in SCENES:
+        raise ValueError(f"--world is {world!r}; it must be one of {', '.join(SCENES)}")
+    LOG.info("making the world %s", world)
+    scene = SCENES[world](minutes, seed)
     stage = Stage(log=_open(url), items_log=_open(url, ITEMS_SUFFIX), state_dir=state_dir)
     running = Loop(config, scene, stage, seed)
     gc.freeze()  # what was loaded so far stays: no need to look at it again and again

@@ -7,7 +7,7 @@ ManualClock. Knows nothing of how the world or the model works, nor of how the f
 import heapq
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from recsys.server import Server
 from recsys.tally import Tally
 from recsys.tokens import TokenMint
 from recsys.trainer import Seeds
-from recsys.truth import SampleTruthConfig, sample_truth
+from recsys.truth import TOY_START_MS, SampleTruthConfig, sample_truth, toy_truth
 from recsys.worlds import KnownWorld, SimulatedWorld, Turn, WorldConfig
 from streaming.clock import ManualClock
 from streaming.events import Control, Event, Item, ItemChange, Tick, encode
@@ -199,6 +199,15 @@ def sample_scene(minutes: int, seed: int) -> Scene:
     history = sample.frames(until_ms=truth.start_ms - HISTORY_ENDS_MS, kinds=("click", "like", "dislike"), history=8)
     world = SimulatedWorld(truth, WorldConfig(seed=seed, minutes=minutes))
     return Scene(name="sample", world=world, start_ms=truth.start_ms, minutes=minutes, history=history)
+
+
+def toy_scene(minutes: int, seed: int) -> Scene:
+    """40 users, 60 items in 4 groups, no history: everything is learned in the run, and half of the users flip at half time."""
+    config = WorldConfig(seed=seed, minutes=minutes, decisions_per_minute=100.0, organic_per_minute=5.0, slate_size=5)
+    return Scene(name="toy", world=SimulatedWorld(toy_truth(), config), start_ms=TOY_START_MS, minutes=minutes)
+
+
+SCENES: dict[str, Callable[[int, int], Scene]] = {"sample": sample_scene, "toy": toy_scene}
 
 
 def write_history(history: Frames, catalogue: Sequence[Item] | None, log: EventLog, items_log: EventLog) -> None:

@@ -22,8 +22,10 @@ def tiny() -> Config:
         model=ModelConfig(
             tokenizer=TokenizerConfig(codes=8, content_dim=16), decoder=DecoderConfig(width=16, layers=1, heads=2, history=32)
         ),
-        learner=LearnerConfig(reservoir=128, trainer=TrainerConfig(warm_start=WarmStartConfig(epochs=2, batch=32))),
-        engine=EngineConfig(default_slate_size=5),
+        learner=LearnerConfig(
+            replay_share=0.6, reservoir=512, trainer=TrainerConfig(lr=0.01, passes=4, warm_start=WarmStartConfig(epochs=2, batch=32))
+        ),
+        engine=EngineConfig(default_slate_size=5, exclude_seen=False),
     )
 
 

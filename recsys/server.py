@@ -320,7 +320,7 @@ class _Service(RecommenderServicer):
         except BadRequest as error:
             code, details = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         except LogUnavailable:
-            code, details = grpc.StatusCode.UNAVAILABLE, "the event log can't be reached now; nothing was accepted"
+            code, details = grpc.StatusCode.UNAVAILABLE, "the event log can't be reached now; send it again later"
         with self._lock:
             self._calls[f"{method} {code.name}"] += 1
         return answer if code is grpc.StatusCode.OK else context.abort(code, details)

@@ -77,8 +77,13 @@ def test_nothing_legal_gives_an_empty_slate(wish: dict[str, object], generative:
     assert len(parts.decisions()) == 1  # it was asked and answered
 
 
-def test_an_empty_catalogue_gives_an_empty_slate() -> None:
-    assert slate(ask(bench(num_items=0))) == []
+def test_the_cold_start_knows_items_as_they_come() -> None:
+    parts = bench(num_items=0)
+    assert slate(ask(parts)) == []
+    parts.engine.upsert([item("item1")])
+    assert slate(ask(parts)) == ["item1"]
+    parts.engine.upsert([item("item2")])
+    assert sorted(slate(ask(parts))) == ["item1", "item2"]
 
 
 def test_what_was_seen_is_left_out_unless_asked_for() -> None:
@@ -276,6 +281,8 @@ def test_requests_and_events_are_forgotten_after_a_lifetime() -> None:
     parts.clock.advance_to(NOW_MS + 1001)
     parts.engine.record([watched("item2", event_id="other")])
     assert ask(parts, request_id="r").decision_token != first.decision_token
+    parts.engine.record([watched()])
+    assert sorted(event.event_id for event in parts.events()) == ["other", "watch", "watch"]
 
 
 @pytest.mark.parametrize(

@@ -166,10 +166,11 @@ def test_what_says_nothing_of_a_user_only_moves_the_offset() -> None:
 
 
 def test_rows_say_what_was_shown_what_was_done_and_how_long_before() -> None:
-    records = [decided(), shown(2, 0, t=T + 1000), said(0, t=T + 4000), said(0, "share", t=T + 4000), did("x", t=T + 64_000)]
-    keys = [item_key(item) for item in ("d.2", "d.0", "d.0", "d.0", "x")]
-    kinds = [SHOWN, SHOWN, FEEDBACK_CLICK, FEEDBACK_OTHER, INTERACTION_CLICK]
-    assert rows(*records) == list(zip(keys, kinds, [0, 0, 2, 0, 5], strict=True))
+    records = [did("w"), decided(), shown(2, 0, t=T + 1000), said(0, t=T + 4000), said(0, "share", t=T + 4000)]
+    records.append(did("x", "like", t=T + 64_000, event_id="j"))
+    keys = [item_key(item) for item in ("w", "d.2", "d.0", "d.0", "d.0", "x")]
+    kinds = [INTERACTION_CLICK, SHOWN, SHOWN, FEEDBACK_CLICK, FEEDBACK_OTHER, INTERACTION_CLICK + 1]
+    assert rows(*records) == list(zip(keys, kinds, [0, 1, 0, 2, 0, 5], strict=True))
 
 
 @pytest.mark.parametrize(("gap_s", "bucket"), [(0, 0), (0.999, 0), (1, 1), (2.9, 1), (3, 2), (7, 3), (10**9, GAP_BUCKETS - 1), (-50, 0)])

@@ -127,6 +127,12 @@ def test_own_slates_never_enter_the_likelihood(model: Model) -> None:
     assert terms.likelihood > 0
 
 
+def test_the_policy_term_does_not_move_its_own_baseline(model: Model) -> None:
+    _, gradients = learned(model, random_batch(10, model), replace(POLICY, value_blend=1))
+    assert size(gradients) > 0
+    assert size({name: gradient for name, gradient in gradients.items() if name.startswith("value")}) == 0
+
+
 @pytest.mark.parametrize("config", [POLICY, VALUE, LIKELIHOOD, ObjectiveConfig()])
 def test_what_was_not_shown_teaches_nothing(model: Model, config: ObjectiveConfig) -> None:
     """Rewards, logged numbers and, at the end of a slate, items of slots not shown can be anything."""

@@ -42,7 +42,6 @@ def test_a_number_is_not_published_twice(tmp_path: Path) -> None:
     published(tmp_path / "offline", 1)
 
 
-@pytest.mark.xfail(strict=True, reason="publish() asks for the directory only: after retention a number is free again")
 def test_a_number_is_not_published_again_after_its_directory_is_gone(tmp_path: Path) -> None:
     published(tmp_path / "online", *range(1, VERSIONS_KEPT + 2))
     assert "1" not in kept(tmp_path / "online")

@@ -13,8 +13,10 @@ GENERATED = ("_pb2.py", "_pb2_grpc.py")
 MAX_LINES = 400
 
 ROWS = """
+__main__
 cli
-loop bench replay report dashboard presets verify simulate
+bench outcome
+loop processes replay report dashboard presets verify
 config
 server learner keeper tally
 trainer
@@ -32,7 +34,7 @@ recommender_pb2_grpc
 
 DOORS = {
     "kafka": ["streaming/kafka_log.py"],
-    "grpc": ["recsys/server.py", "recsys/recommender_pb2_grpc.py"],
+    "grpc": ["recsys/server.py", "recsys/client.py", "recsys/recommender_pb2_grpc.py"],
     "grpc_health": ["recsys/server.py"],
     "grpc_reflection": ["recsys/server.py"],
     "mlflow": ["recsys/publisher.py"],

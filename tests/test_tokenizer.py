@@ -99,12 +99,17 @@ def test_items_that_are_alike_share_all_codes_but_the_suffix(levels: int) -> Non
     assert len(np.unique(tokenizer.ids_NK[:, 0])) > 1
 
 
-def test_a_new_item_takes_the_codes_of_its_nearest_centroid() -> None:
-    vectors = random_vectors(6, 100)
-    tokenizer = Tokenizer.built(config_of(2), vectors)
-    new = random_vectors(7, 30)
-    distance = ((new[:, None] - tokenizer.centroids[0][None]) ** 2).sum(-1)
-    assert tokenizer.append(new)[:, 0].tolist() == distance.argmin(1).tolist()
+def test_each_code_is_the_centroid_nearest_to_what_those_before_left_over() -> None:
+    random = np.random.default_rng(6)
+    vectors, new = (normalize(random.standard_normal((count, DIM)).astype(np.float32)) for count in (200, 30))
+    tokenizer = Tokenizer.built(config_of(3), vectors)
+    codes = tokenizer.append(new)
+    left = new
+    for level, centroids in enumerate(tokenizer.centroids):
+        distance = ((left[:, None] - centroids[None]) ** 2).sum(-1)
+        assert codes[:, level].tolist() == distance.argmin(1).tolist()
+        left = normalize(left - centroids[codes[:, level]])
+    assert len(np.unique(codes[:, 1])) > 1
 
 
 def test_another_seed_clusters_otherwise() -> None:

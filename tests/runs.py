@@ -1,0 +1,76 @@
+"""Toy runs of the whole loop, for the tests of it: real gRPC, a real log, real updates, world time by hand."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recsys.config import Config, behavior_digest, with_settings
+from recsys.learner import Learner
+from recsys.loop import Loop, Stage, toy_scene
+from recsys.presets import tiny
+from recsys.trainer import Seeds
+from streaming.clock import ManualClock
+from streaming.log import EventLog, MemoryLog
+
+ROOT = Path(__file__).parent.parent
+THREE_WAY = 'experiment.variants=[["online",0.4],["offline",0.3],["random",0.3]]'
+
+
+def toy_loop(state_dir: Path, minutes: int, seed: int = 0, settings: Sequence[str] = (), stage: Stage | None = None) -> Loop:
+    """A loop over the toy world, not yet run."""
+    config = with_settings(tiny(), settings)
+    stage = stage or Stage(log=MemoryLog(4), items_log=MemoryLog(1), state_dir=state_dir)
+    return Loop(config, toy_scene(minutes, seed), stage, seed)
+
+
+def finished(state_dir: Path, minutes: int, seed: int = 0, settings: Sequence[str] = ()) -> Loop:
+    """The same, run to its end and closed."""
+    loop = toy_loop(state_dir, minutes, seed, settings)
+    for _ in loop.minutes():
+        pass
+    loop.close()
+    return loop
+
+
+def learned(config: Config, log: EventLog, items_log: EventLog, state_dir: Path, seed: int = 0) -> str:
+    """The digest of the weights that a learner makes of these logs."""
+    learner = Learner(
+        config.learner,
+        config.model,
+        config.join,
+        config.memory,
+        Seeds(behavior_digest(config), seed),
+        clock=ManualClock(0),
+        log=log,
+        items_log=items_log,
+        state_dir=state_dir,
+    )
+    learner.catch_up()
+    learner.close()
+    digest = learner.weights_digest()
+    assert digest is not None
+    return digest
+
+
+def recsys(*arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does; its standard output and error as text."""
+    return subprocess.run([sys.executable, "-m", "recsys", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """Start the program in the background, its output to be read."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "recsys", *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def only_object(output: str) -> dict[str, object]:
+    """The one JSON object that standard output holds, and nothing else."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    assert len(lines) == 1, output
+    found: dict[str, object] = json.loads(lines[0])
+    return found
