@@ -5,7 +5,9 @@ Knows nothing of what a learner does with it. The offsets are part of it, so a r
 
 import fcntl
 import json
+import logging
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,11 @@ from models import artifact as artifacts
 from models.artifact import Artifact
 from recsys.durable import keep_newest, new_directory, numbered, sync
 
+LOG = logging.getLogger(__name__)
+
 CHECKPOINTS_KEPT = 3
+FILES = ("state.json", "joiner.pb", "arrays.safetensors", "model/manifest.json")
+"""What a manifest vouches for; the model's own manifest does so for its files."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -36,7 +42,7 @@ class Checkpoint:
     state: Mapping[str, Any]
     joiner: bytes
     arrays: Arrays
-    model: Artifact | None
+    model: Artifact
 
 
 class StateLock:
@@ -63,17 +69,17 @@ class StateLock:
 
 
 def save(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write `ckpt-<number>`; keeps the newest three."""
+    """Write `ckpt-<number>`; keeps the newest three. One of this number that is there was passed over by `restore`."""
+    shutil.rmtree(directory / f"ckpt-{checkpoint.number}", ignore_errors=True)
     with new_directory(directory / f"ckpt-{checkpoint.number}") as temporary:
         (temporary / "state.json").write_text(json.dumps(checkpoint.state, sort_keys=True))
         (temporary / "joiner.pb").write_bytes(checkpoint.joiner)
         save_file({name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}, temporary / "arrays.safetensors")
-        if checkpoint.model is not None:
-            artifacts.write(checkpoint.model, temporary / "model")
-            for path in (temporary / "model").iterdir():
-                sync(path)
-        files = {path.name: artifacts.digest_of(path.read_bytes()) for path in sorted(temporary.iterdir()) if path.is_file()}
-        (temporary / "MANIFEST.json").write_text(json.dumps({"files": files, "has_model": checkpoint.model is not None}))
+        artifacts.write(checkpoint.model, temporary / "model")
+        for path in (temporary / "model").iterdir():
+            sync(path)
+        digests = {name: artifacts.digest_of((temporary / name).read_bytes()) for name in FILES}
+        (temporary / "MANIFEST.json").write_text(json.dumps({"files": digests}))
     keep_newest(directory, "ckpt-", CHECKPOINTS_KEPT)
 
 
@@ -82,20 +88,24 @@ def restore(directory: Path) -> Checkpoint | None:
     for number, path in reversed(numbered(directory, "ckpt-")):
         try:
             return _load(number, path)
-        except (artifacts.BadArtifact, FileNotFoundError, ValueError):
-            continue  # torn or flipped: the one before it is whole
+        except (artifacts.BadArtifact, OSError, ValueError) as error:
+            LOG.warning("%s is passed over: %s", path, error)  # torn or flipped: the one before it is whole
     return None
 
 
 def _load(number: int, path: Path) -> Checkpoint:
     manifest = json.loads((path / "MANIFEST.json").read_text())
-    for name, digest in manifest["files"].items():
+    try:
+        digests = {name: manifest["files"][name] for name in FILES}
+    except (KeyError, TypeError) as error:
+        raise artifacts.BadArtifact(f"the manifest does not name all files: {error!r}") from None
+    for name, digest in digests.items():
         if artifacts.digest_of((path / name).read_bytes()) != digest:
-            raise artifacts.BadArtifact(f"{path.name}: {name} is not what was written")
+            raise artifacts.BadArtifact(f"{name} is not what was written")
     return Checkpoint(
         number=number,
         state=json.loads((path / "state.json").read_text()),
         joiner=(path / "joiner.pb").read_bytes(),
         arrays=load_file(path / "arrays.safetensors"),
-        model=artifacts.read(path / "model") if manifest["has_model"] else None,
+        model=artifacts.read(path / "model"),
     )

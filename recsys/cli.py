@@ -26,6 +26,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from threadpoolctl import threadpool_limits
+from typer.exceptions import TyperException
 
 from models.artifact import BadArtifact
 from recsys import bench as benches
@@ -70,7 +71,9 @@ def main() -> None:
     """Run a command; what a user can put right is one line and status 2, what failed around us one line and status 1."""
     _set_up()
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        _stop(error.exit_code, error.format_message())
     except REFUSALS as error:
         _stop(2, error)
     except FAILURES as error:
@@ -94,23 +97,24 @@ def loop(
     config = _config(preset, settings)
     if print_config:
         return _print_config(config)
+    if world not in SCENES:
+        raise ValueError(f"--world is {world!r}; it must be one of {', '.join(SCENES)}")
     started = time.perf_counter()
     state_dir = _fresh(out)
     url = log or f"sqlite:///{(out / 'events.db').resolve()}"
-    if world not in SCENES:
-        raise ValueError(f"--world is {world!r}; it must be one of {', '.join(SCENES)}")
     LOG.info("making the world %s", world)
     scene = SCENES[world](minutes, seed)
     stage = Stage(log=_open(url), items_log=_open(url, ITEMS_SUFFIX), state_dir=state_dir)
     running = Loop(config, scene, stage, seed)
     gc.freeze()  # what was loaded so far stays: no need to look at it again and again
     done = 0
+    stop = _stop_on_signals()
     with LiveTable() as table:
-        try:
-            for done in running.minutes():
-                table.update(progress_of(running, done, time.perf_counter() - started))
-        except KeyboardInterrupt:
-            LOG.warning("stopped after %d of %d world minutes: the report says so", done, minutes)
+        for done in running.minutes():
+            table.update(progress_of(running, done, time.perf_counter() - started))
+            if stop.is_set():
+                LOG.warning("stopped after %d of %d world minutes: the report says so", done, minutes)
+                break
     facts = {"version": version("recsys"), "threads": torch.get_num_threads(), "command": _command(), "peak_rss_mb": _peak_rss_mb()}
     result = result_of(running, done, time.perf_counter() - started, facts)
     running.close()
@@ -269,10 +273,13 @@ def _set_up() -> None:
     torch.set_num_threads(1)
     threadpool_limits(1)
     gc.set_threshold(100_000, 50, 100)
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("recsys").setLevel(logging.INFO)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # a broker that is away is told of in one line
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="torchrec|mlflow")
 
 
@@ -321,10 +328,15 @@ def _record(result: Any, out: Path, state_dir: Path) -> None:
 
 
 def _stop_on_signals() -> threading.Event:
-    """Set at SIGTERM and SIGINT, so that a component is never left in the middle of a step."""
+    """Set at SIGTERM and SIGINT, so that a component is never left in the middle of a step; a second Ctrl-C ends it at once."""
     stop = threading.Event()
+
+    def ask(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     for sign in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sign, lambda *_: stop.set())
+        signal.signal(sign, ask)
     return stop
 
 
@@ -340,6 +352,6 @@ def _command() -> str:
     return shlex.join(["recsys", *sys.argv[1:]])
 
 
-def _stop(status: int, error: BaseException) -> None:
-    typer.echo(f"recsys: {error}", err=True)
+def _stop(status: int, reason: object) -> None:
+    typer.echo(f"recsys: {reason}", err=True)
     raise SystemExit(status)

@@ -7,13 +7,13 @@ whole month and would tell the future.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
 import polars as pl
 
 from recsys.imports import ITEMS, MINUTE_MS, PAIRS, WATCH, Frames, ImportRefused, make_frames
+from recsys.tables import all_files, columns_of, one_file, read_split, read_table, refuse_nulls, times_ms
 
 CLICK_DELAY_CAP_MS = 50_000
 """KuaiRand tells no click time. We take time_ms + play_time_ms, at most this: an assumption; it must lie in the 60 s window."""
@@ -134,7 +134,7 @@ def load_table(path: Path, columns: TableColumns, items: Path | None = None) -> 
 
     Exact repeats are dropped. ImportRefused names a missing column and those there, and the first time or value that can't be read.
     """
-    table = _columns(_read(path), columns.named(), path).unique(maintain_order=True)
+    table = columns_of(read_table(path), columns.named(), path).unique(maintain_order=True)
     for name in filter(None, (columns.shown, columns.click)):
         _refuse_no_flag(table[name], path)
     shown = _flag(columns.shown) if columns.shown else pl.lit(columns.click is not None)
@@ -144,11 +144,11 @@ def load_table(path: Path, columns: TableColumns, items: Path | None = None) -> 
     if columns.kind or columns.value or not columns.click:
         # An exposure with nothing said about it earned nothing: "watch" is only for what a user came to on his own.
         entries.append(_entry(kind, value, when=pl.lit(value=True) if columns.kind or columns.value else ~shown))
-    _refuse_nulls(table, [columns.user, columns.item, columns.time], path)
+    refuse_nulls(table, [columns.user, columns.item, columns.time], path)
     interactions = table.select(
         user_id=pl.col(columns.user).cast(pl.String),
         item_id=pl.col(columns.item).cast(pl.String),
-        event_time_ms=_time_ms(table[columns.time], path),
+        event_time_ms=times_ms(table[columns.time], path),
         shown=shown,
         feedback=_feedback(*entries),
         context=_pairs({name: pl.col(name) for name in columns.context}),
@@ -159,7 +159,7 @@ def load_table(path: Path, columns: TableColumns, items: Path | None = None) -> 
 def load_sample() -> Sample:
     """The sample that ships with the package (`recsys/sample/`: see its README for source, licence and changes)."""
     with resources.as_file(resources.files("recsys") / "sample") as directory:
-        log, history, items = (_read(directory / f"{name}.parquet") for name in ("log", "history", "items"))
+        log, history, items = (read_table(directory / f"{name}.parquet") for name in ("log", "history", "items"))
     ids = [pl.col("user_id", "item_id").cast(pl.String)]
     return Sample(
         log=log.with_columns(ids),
@@ -177,8 +177,8 @@ def make_sample(kuairand_dir: Path, out_dir: Path) -> None:
     log = _kuairand_log(raw).drop("hate")
     active = log.group_by("user_id").len().filter(pl.col("len") >= MIN_EXPOSURES)["user_id"]
     users = pl.DataFrame({"user_id": [user for user in active.sort() if _hash_share(user) < SAMPLE_SHARE]})
-    path = _one(kuairand_dir, ["history_*.parquet"])
-    history = _columns(_read(path), ["user_id", "last_time_ms", "watch_seq"], path).rename({"watch_seq": "item_ids"})
+    path = one_file(kuairand_dir, ["history_*.parquet"])
+    history = columns_of(read_table(path), ["user_id", "last_time_ms", "watch_seq"], path).rename({"watch_seq": "item_ids"})
     narrow = [
         pl.col("user_id", "item_id", "play_time_ms", "duration_ms").cast(pl.Int32),
         pl.col("click", "like", "long_view", "tab").cast(pl.Int8),
@@ -189,17 +189,19 @@ def make_sample(kuairand_dir: Path, out_dir: Path) -> None:
         "history": history.with_columns(pl.col("user_id").cast(pl.String))
         .join(users, on="user_id", how="semi")
         .cast({"user_id": pl.Int32}),
-        "items": _columns(videos, _KUAIRAND_ITEMS, kuairand_dir).sort("video_id"),
+        "items": columns_of(videos, _KUAIRAND_ITEMS, kuairand_dir).sort("video_id"),
     }.items():
         frame.write_parquet(out_dir / f"{name}.parquet", compression="zstd", compression_level=19, statistics=False)
 
 
 def _read_kuairand(directory: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    logs = _all(directory, ["log_standard_*.csv", "log_standard_*.parquet"])
-    video_files = _all(directory, ["video_features_basic_*.csv", "videos.parquet"])
+    logs = all_files(directory, ["log_standard_*.csv", "log_standard_*.parquet"])
+    video_files = all_files(directory, ["video_features_basic_*.csv", "videos.parquet"])
     # Repeats are exact in all columns; the ones we read alone would make 418 rows of -Pure look repeated that are not.
-    log = pl.concat([_columns(_read(path).unique(maintain_order=True), _KUAIRAND_LOG, path) for path in logs], how="vertical_relaxed")
-    videos = pl.concat([_columns(_read(path), _KUAIRAND_ITEMS, path) for path in video_files], how="vertical_relaxed")
+    log = pl.concat(
+        [columns_of(read_table(path).unique(maintain_order=True), _KUAIRAND_LOG, path) for path in logs], how="vertical_relaxed"
+    )
+    videos = pl.concat([columns_of(read_table(path), _KUAIRAND_ITEMS, path) for path in video_files], how="vertical_relaxed")
     return log, videos.unique("video_id", keep="first", maintain_order=True)
 
 
@@ -246,12 +248,12 @@ def _hash_share(text: str) -> float:
 
 def _read_movielens(directory: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(user_id, item_id, rating, seconds) and items, from whichever of the published formats is there."""
-    path = _one(directory, ["ratings.csv", "ratings.dat", "u.data", "ratings.parquet"])
+    path = one_file(directory, ["ratings.csv", "ratings.dat", "u.data", "ratings.parquet"])
     names = ["userId", "movieId", "rating", "timestamp"]
     if path.suffix in {".dat", ".data"}:
-        ratings = _split(path, "::" if path.suffix == ".dat" else "\t", names)
+        ratings = read_split(path, "::" if path.suffix == ".dat" else "\t", names)
     else:
-        ratings = _columns(_read(path), names, path)
+        ratings = columns_of(read_table(path), names, path)
     numbers = ratings.select(
         user_id=pl.col("userId").cast(pl.String),
         item_id=pl.col("movieId").cast(pl.String),
@@ -266,13 +268,13 @@ def _read_movielens(directory: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def _movies(directory: Path, ratings: Path) -> pl.DataFrame:
     if ratings.name == "u.data":
-        flags = _split(_one(directory, ["u.item"]), "|", ["movieId", "title", "released", "video", "url", *_ML100K_GENRES])
+        flags = read_split(one_file(directory, ["u.item"]), "|", ["movieId", "title", "released", "video", "url", *_ML100K_GENRES])
         named = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _ML100K_GENRES]
         movies = flags.select("movieId", "title", genres=pl.concat_list(named).list.drop_nulls())
     else:
-        path = _one(directory, ["movies" + ratings.suffix])
+        path = one_file(directory, ["movies" + ratings.suffix])
         names = ["movieId", "title", "genres"]
-        table = _split(path, "::", names) if path.suffix == ".dat" else _columns(_read(path), names, path)
+        table = read_split(path, "::", names) if path.suffix == ".dat" else columns_of(read_table(path), names, path)
         movies = table.with_columns(pl.col("genres").replace("(no genres listed)", None).str.split("|"))
     attributes = {f"genre{i + 1}": pl.col("genres").list.get(i, null_on_oob=True) for i in range(3)}
     attributes["year"] = pl.col("title").str.extract(r"\((\d{4})\)\s*$")
@@ -282,8 +284,8 @@ def _movies(directory: Path, ratings: Path) -> pl.DataFrame:
 def _table_items(path: Path | None, item_column: str) -> pl.DataFrame:
     if path is None:
         return pl.DataFrame(schema=ITEMS)
-    table = _columns(_read(path), [item_column], path, keep_others=True)
-    _refuse_nulls(table, [item_column], path)
+    table = columns_of(read_table(path), [item_column], path, keep_others=True)
+    refuse_nulls(table, [item_column], path)
     attributes = {name: pl.col(name) for name in table.columns if name not in {item_column, "title"}}
     title = pl.col("title").cast(pl.String).fill_null("") if "title" in table.columns else pl.lit("")
     return table.select(item_id=pl.col(item_column).cast(pl.String), title=title, attributes=_pairs(attributes))
@@ -316,90 +318,3 @@ def _refuse_no_flag(flags: pl.Series, path: Path) -> None:
     bad = flags.filter(flags.cast(pl.Float64, strict=False).is_null())
     if bad.len():
         raise ImportRefused(f"{path}: {flags.name} holds {bad[0]!r}; 0 or 1, true or false is needed")
-
-
-def _time_ms(times: pl.Series, path: Path) -> pl.Series:
-    """UTC milliseconds. ImportRefused names the first time that can't be read."""
-    if times.dtype.is_temporal():
-        return times.cast(pl.Datetime("ms")).dt.epoch("ms")
-    numbers = times.cast(pl.Float64, strict=False)
-    if times.dtype == pl.String and numbers.null_count() == times.len():
-        return pl.Series([_iso_ms(text, path, times.name) for text in times], dtype=pl.Int64)
-    bad = times.filter(~(numbers.is_finite() & (numbers >= 0)).fill_null(value=False))
-    if bad.len():
-        raise ImportRefused(f"{path}: {times.name} holds {bad[0]!r}, which is no time; {bad.len()} of {times.len()} are not")
-    largest = float(numbers.to_numpy().max())
-    # Until the year 5138 seconds are below 1e11, and milliseconds above it since 1973.
-    per_ms = 0.001 if largest < 1e11 else 1.0 if largest < 1e14 else 1000.0
-    return (numbers / per_ms).round().cast(pl.Int64)
-
-
-def _iso_ms(text: str, path: Path, column: str) -> int:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ImportRefused(f"{path}: {column} holds {text!r}, which is no time; a number or ISO 8601 is needed") from error
-    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _read(path: Path) -> pl.DataFrame:
-    """A CSV, TSV or parquet file with at least one row."""
-    if not path.is_file():
-        raise ImportRefused(f"{path}: no such file; {path.parent} holds {_listing(path.parent)}")
-    try:
-        match path.suffix:
-            case ".parquet":
-                table = pl.read_parquet(path)
-            case ".csv" | ".tsv":
-                table = pl.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema_length=10_000)
-            case _:
-                raise ImportRefused(f"{path}: {path.suffix!r} is none of .csv, .tsv, .parquet")
-    except pl.exceptions.PolarsError as error:
-        raise ImportRefused(f"{path}: {error}") from error
-    if table.is_empty():
-        raise ImportRefused(f"{path}: no rows")
-    return table
-
-
-def _split(path: Path, separator: str, names: Sequence[str]) -> pl.DataFrame:
-    """A file without header whose fields `separator` parts, as MovieLens publishes it (Latin-1). Polars splits on single bytes only."""
-    lines = [line for line in path.read_text(encoding="latin-1").split("\n") if line]
-    if not lines:
-        raise ImportRefused(f"{path}: no rows")
-    fields = pl.Series("line", lines).str.split(separator)
-    wrong = (fields.list.len() != len(names)).arg_true()
-    if wrong.len():
-        raise ImportRefused(f"{path}: line {wrong[0] + 1} has not the {len(names)} fields {list(names)}: {lines[wrong[0]]!r}")
-    return fields.list.to_struct(fields=list(names)).struct.unnest()
-
-
-def _columns(table: pl.DataFrame, names: Sequence[str], path: Path, *, keep_others: bool = False) -> pl.DataFrame:
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        raise ImportRefused(f"{path}: no column {missing[0]!r}; there are {', '.join(table.columns)}")
-    return table if keep_others else table.select(names)
-
-
-def _refuse_nulls(table: pl.DataFrame, names: Sequence[str], path: Path) -> None:
-    for name in names:
-        if table[name].null_count():
-            raise ImportRefused(f"{path}: {name} is empty in {table[name].null_count()} of {table.height} rows")
-
-
-def _all(directory: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files of the first pattern that has any, in `directory` or its `data/` (as the archives unpack), by name."""
-    for pattern in patterns:
-        found = sorted([*directory.glob(pattern), *directory.glob(f"data/{pattern}")])
-        if found:
-            return found
-    raise ImportRefused(f"{directory}: none of {', '.join(patterns)}; it holds {_listing(directory)}")
-
-
-def _one(directory: Path, patterns: Sequence[str]) -> Path:
-    return _all(directory, patterns)[0]
-
-
-def _listing(directory: Path) -> str:
-    if not directory.is_dir():
-        return "nothing: no such directory"
-    return ", ".join(sorted(path.name for path in directory.iterdir())[:20]) or "nothing"

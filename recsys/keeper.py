@@ -30,6 +30,7 @@ class Keeper:
         self._feed.apply_up_to(int(artifact.facts["items_offset"]), catalogue)
         self._model = LiveModel.of(artifact, catalogue)
         if current is None:
+            self._facts["policy_version"] = self._free_version(self.policy_version)
             self._publish()
 
     @property
@@ -49,13 +50,17 @@ class Keeper:
                 break
             rows = self._feed.apply_before(cut_ms, self._model.catalogue)
             self._model.admit(rows)
-            self._facts["policy_version"] = self.policy_version + 1
+            self._facts["policy_version"] = self._free_version(self.policy_version + 1)
             self._publish()
             published += 1
         return published
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _free_version(self, wished: int) -> int:
+        """The number wished for, or the next that was never used: a crash may have come between a version and its pointer."""
+        return max(wished, publisher.newest_version(self.directory) + 1)
 
     def _publish(self) -> None:
         facts = self._facts | {"items_offset": self._model.catalogue.next_offset}

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from models import artifact as artifacts
 from models.artifact import weights_digest
 from models.objective import Terms
 from recsys import checkpoint as checkpoints
@@ -25,6 +26,7 @@ from recsys.checkpoint import Checkpoint, StateLock
 from recsys.features import Lesson, imported_lessons, lessons
 from recsys.live_model import ItemsFeed, LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig
+from recsys.publisher import Published
 from recsys.reservoir import Reservoir
 from recsys.trainer import Seeds, Trainer, TrainerConfig
 from streaming.clock import Clock
@@ -105,6 +107,8 @@ class Learner:
         self.policy_version = 0
         self._next_minute = 0
         self._history: list[Example] = []
+        self._history_from: dict[int, int] = {}
+        """By partition, the oldest offset as of which the history needs memory."""
         self._reservoir = Reservoir(config.reservoir)
         self._rows_of_version: dict[int, int] = {}
         self._restore()
@@ -145,10 +149,10 @@ class Learner:
     def _read(self) -> None:
         started = time.perf_counter()
         for partition in range(self._log.num_partitions):
+            self.memory.keep_from[partition] = self._oldest_needed(partition)
             for record in self._log.read(partition, self.joiner.next_offset(partition)):
                 self.joiner.apply(partition, record.offset, record.value)
                 self._remember(partition, record.offset, record.value)
-            self.memory.keep_from[partition] = self._oldest_needed(partition)
         self.feed.read()
         self.stats.read_s += time.perf_counter() - started
 
@@ -158,11 +162,10 @@ class Learner:
         except UnreadableRecord:  # the joiner has put it into quarantine
             self.memory.next_offset[partition] = offset + 1
 
-    def _oldest_needed(self, partition: int) -> int | None:
-        """The oldest offset as of which memory may still be read: of decisions not yet learned."""
-        open_offset = self.joiner.min_open_memory_offset(partition)
-        waiting = [_as_of(example) for example in self._history if example.partition == partition]
-        return min((offset for offset in [open_offset, *waiting] if offset is not None), default=None)
+    def _oldest_needed(self, partition: int) -> int:
+        """The oldest offset as of which memory may be asked for: by decisions not yet learned, or not yet read."""
+        offsets = [self.joiner.min_open_memory_offset(partition), self._history_from.get(partition), self.joiner.next_offset(partition)]
+        return min(offset for offset in offsets if offset is not None)
 
     # One minute ------------------------------------------------------------------------------------------------------
 
@@ -192,6 +195,8 @@ class Learner:
         until_ms = self.feed.warm_start_until_ms
         if self._trainer is None and until_ms is not None and bucket.start_ms < until_ms:
             self._history += bucket.examples
+            for example in bucket.examples:
+                self._history_from[example.partition] = min(_as_of(example), self._history_from.get(example.partition, _as_of(example)))
             self._next_minute = bucket.index + 1
             return
         if self._trainer is None and until_ms is not None:
@@ -238,13 +243,13 @@ class Learner:
         self._reservoir.offer(fresh, random)
 
     def _lessons(self, examples: Sequence[Example]) -> list[Lesson]:
-        """Own Examples that are recent enough, then imported ones; the others are counted as stale."""
+        """Own Examples that are recent enough, then imported ones; what answered before the first version counts as stale too."""
         own = [example for example in examples if example.own]
-        recent = [example for example in own if self.policy_version - example.decision.policy_version <= self.config.max_lag]
+        oldest = max(1, self.policy_version - self.config.max_lag)
+        recent = [example for example in own if example.decision.policy_version >= oldest]
         self.joiner.mark_stale(len(own) - len(recent))
         imported = [example for example in examples if not example.own]
-        drawn = [example for example in recent if example.decision.policy_version > 0]
-        return lessons(drawn, self.memory) + imported_lessons(imported, self.memory, slots=self.config.trainer.warm_start.slots)
+        return lessons(recent, self.memory) + imported_lessons(imported, self.memory, slots=self.config.trainer.warm_start.slots)
 
     def _finish(self, trainer: Trainer, minute: int, append_times_ms: list[int]) -> None:
         """Save, then publish: a version that is served can always be continued from."""
@@ -264,6 +269,12 @@ class Learner:
         self.stats.publish_s.append(time.perf_counter() - saved)
 
     def _publish(self, trainer: Trainer) -> None:
+        """Write the version and point to it. One that was there before a crash is not written again: the same log made the same weights."""
+        newest = publisher.newest_version(self.directory)
+        if self.policy_version <= newest:
+            if self.policy_version == newest:
+                self._point_to_again()
+            return
         facts = {
             "policy_version": self.policy_version,
             "trained_through_ms": self._next_minute * self.join.bucket_ms,
@@ -272,6 +283,16 @@ class Learner:
             "variant": self.join.variant,
         }
         publisher.publish(trainer.model.artifact(facts), self.directory, self.clock.now_ms())
+
+    def _point_to_again(self) -> None:
+        """The newest version is this one, made before a crash. FileExistsError when it is another one of the same number."""
+        directory = self.directory / "versions" / str(self.policy_version)
+        if weights_digest(artifacts.read(directory).decoder) != self.weights_digest():
+            raise FileExistsError(f"{directory} holds other weights than this log makes; no number is used twice: use another --state")
+        published = publisher.current(self.directory)
+        if published is None or published.policy_version < self.policy_version:
+            digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
+            publisher.point_to(self.directory, Published(self.policy_version, directory, digest, self.clock.now_ms()))
 
     # The beginning ---------------------------------------------------------------------------------------------------
 
@@ -294,6 +315,7 @@ class Learner:
         self.stats.warm_start_s = time.perf_counter() - started
         self._reservoir.offer(history, self.seeds.random("history", 0))
         self._history = []
+        self._history_from = {}
         self._finish(self._trainer, minute - 1, [])
 
     # State -----------------------------------------------------------------------------------------------------------
@@ -324,7 +346,6 @@ class Learner:
         self.policy_version, self._next_minute = state["policy_version"], state["next_minute"]
         self._rows_of_version = {int(version): rows for version, rows in state["rows_of_version"].items()}
         self._reread(state["items_offset"])
-        assert saved.model is not None
         self._trainer = Trainer(self.config.trainer, LiveModel.of(saved.model, self.catalogue), self.seeds)
         self._trainer.load(_named(saved.arrays, "optimizer."))
         self._reservoir = Reservoir.of(self.config.reservoir, _named(saved.arrays, "reservoir."))
@@ -337,7 +358,10 @@ class Learner:
             self.memory.keep_from[partition] = self._oldest_needed(partition)
             end = self.joiner.next_offset(partition)
             while self.memory.next_offset[partition] < end:
-                for record in self._log.read(partition, self.memory.next_offset[partition]):
+                records = self._log.read(partition, self.memory.next_offset[partition])
+                if not records:
+                    raise ValueError(f"{self.directory} has read partition {partition} up to {end}; the log ends before: is it another one?")
+                for record in records:
                     if record.offset < end:
                         self._remember(partition, record.offset, record.value)
                     else:

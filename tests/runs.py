@@ -57,7 +57,8 @@ def learned(config: Config, log: EventLog, items_log: EventLog, state_dir: Path,
 
 def recsys(*arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the program as a user does; its standard output and error as text."""
-    return subprocess.run([sys.executable, "-m", "recsys", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+    command = [sys.executable, "-m", "recsys", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:

@@ -25,7 +25,8 @@ policy
 features
 memory
 worlds datasets
-truth imports
+truth tables
+imports
 click_model
 abtest ope experiment catalogue ledger tokens durable client
 recommender_pb2_grpc
