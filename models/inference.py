@@ -1,7 +1,7 @@
 """The decoder of one version, frozen for the request path: its incremental forward pass in numpy.
 
 Knows nothing of training. A slate is a long chain of tiny matrix products, where the cost is the calls and not the
-arithmetic: numpy makes a slate of 10 four times faster than torch on one core (tests/bench/generate.md). Norms and
+arithmetic: numpy makes a slate of 10 four times faster than torch on one core (models/EXPERIMENTS.md). Norms and
 scales are folded into the matrices once. `tests/test_generate.py` holds it to `Decoder.states` within 1e-5.
 
 Shapes: B requests, L history, X features, D width, H heads, d = D / H, S slots, V codes, R item rows, F leaves in tree order.

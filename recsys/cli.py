@@ -73,7 +73,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
-        _stop(error.exit_code, error.format_message())
+        _stop(error.exit_code, error.format_message() or "name a command")
     except REFUSALS as error:
         _stop(2, error)
     except FAILURES as error:

@@ -7,6 +7,7 @@ Shapes: B requests, L history, X request-context features, S slots, E excluded, 
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -160,6 +161,14 @@ def _lesson(examples: Sequence[Example], memory: Memory) -> Lesson:
     logged = tuple(first.decision.slot_logprobs) if first.own else (0.0,) * len(item_ids)
     view = memory.view(first.decision.user_id, first.offset if offset < 0 else offset)
     return Lesson(first.decision, view, tuple(item_ids), tuple(rewards), tuple(shown), logged, first.own)
+
+
+def neighbours(met: Sequence[Lesson], row_of: Mapping[str, int]) -> Rows:
+    """Pairs of item rows that stand next to each other in a lesson, both ways, (P, 2)."""
+    rows = [[row_of[item_id] for item_id in lesson.item_ids if item_id in row_of] for lesson in met]
+    pairs = [pair for one in rows for pair in pairwise(one)]
+    there_P2 = np.array(pairs, np.int64).reshape(-1, 2)
+    return np.concatenate([there_P2, there_P2[:, ::-1]])
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from recsys import checkpoint as checkpoints
 from recsys import publisher
 from recsys.catalogue import Catalogue
 from recsys.checkpoint import Checkpoint, StateLock
-from recsys.features import Lesson, imported_lessons, lessons
+from recsys.features import Lesson, imported_lessons, lessons, neighbours
 from recsys.live_model import ItemsFeed, LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig
 from recsys.publisher import Published
@@ -44,7 +44,7 @@ STATS_KEPT = 2_000
 class LearnerConfig:
     """What each minute learns from."""
 
-    replay_share: float = 0.25
+    replay_share: float = 0.5
     """Share of a batch that was learned before, drawn from the reservoir."""
     reservoir: int = 1024
     max_lag: int = 60
@@ -296,26 +296,26 @@ class Learner:
 
     # The beginning ---------------------------------------------------------------------------------------------------
 
-    def _build(self) -> None:
+    def _build(self, history: Sequence[Lesson] = ()) -> None:
         """New ids and untrained weights over the catalogue as it is; nothing yet while it is empty."""
         if self.catalogue.item_ids:
+            pairs = neighbours(history, {item_id: row for row, item_id in enumerate(self.catalogue.item_ids, 1)})
             seed = self.seeds.of("weights", 0)
-            model = LiveModel.built(self._model_config, self.catalogue, self._memory_config.num_kinds, seed)
+            model = LiveModel.built(self._model_config, self.catalogue, self._memory_config.num_kinds, seed, pairs)
             self._trainer = Trainer(self.config.trainer, model, self.seeds)
 
     def _begin(self, minute: int) -> None:
         """The first version: ids for the catalogue, and weights that have learned all of the history."""
         self.feed.apply_before((minute + 1) * self.join.bucket_ms + self.join.open_ms, self.catalogue)
-        self._build()
+        history = imported_lessons(self._history, self.memory, slots=self.config.trainer.warm_start.slots)
+        self._build(history)
         if self._trainer is None:
             raise ValueError("a warm start needs items: the items stream holds none before the end of the history")
         started = time.perf_counter()
-        history = imported_lessons(self._history, self.memory, slots=self.config.trainer.warm_start.slots)
         self.stats.warm_start_sequences = self._trainer.warm_start(history)
         self.stats.warm_start_s = time.perf_counter() - started
         self._reservoir.offer(history, self.seeds.random("history", 0))
         self._history = []
-        self._history_from = {}
         self._finish(self._trainer, minute - 1, [])
 
     # State -----------------------------------------------------------------------------------------------------------
@@ -360,7 +360,9 @@ class Learner:
             while self.memory.next_offset[partition] < end:
                 records = self._log.read(partition, self.memory.next_offset[partition])
                 if not records:
-                    raise ValueError(f"{self.directory} has read partition {partition} up to {end}; the log ends before: is it another one?")
+                    raise ValueError(
+                        f"{self.directory} has read partition {partition} up to {end}; the log ends before: is it another one?"
+                    )
                 for record in records:
                     if record.offset < end:
                         self._remember(partition, record.offset, record.value)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from models.artifact import Artifact
-from models.content import ContentRule, FloatArray
+from models.content import ContentRule, FloatArray, cooccurrence_vectors, normalize
 from models.decoder import Decoder, DecoderConfig
 from models.generate import Scored, novelty
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
-from recsys.catalogue import Catalogue, Vocabulary
+from recsys.catalogue import Catalogue, Rows, Vocabulary
 from recsys.features import Shelf
 from streaming.events import ItemChange, UnreadableRecord, decode
 from streaming.log import EventLog
@@ -43,11 +43,18 @@ class LiveModel:
         self._set_vocabulary()
 
     @staticmethod
-    def built(config: ModelConfig, catalogue: Catalogue, num_kinds: int, seed: int) -> "LiveModel":
-        """New ids for all items of the catalogue (at least one), and untrained weights."""
+    def built(config: ModelConfig, catalogue: Catalogue, num_kinds: int, seed: int, neighbours_P2: Rows) -> "LiveModel":
+        """New ids for all items of the catalogue (at least one), and untrained weights.
+
+        `neighbours_P2` are pairs of rows that users met next to each other, both ways: all there is to tell items by of which
+        neither text nor embedding is known.
+        """
         items = catalogue.texts(range(1, len(catalogue.item_ids) + 1))
         content = ContentRule.fitted(items, config.tokenizer.content_dim)
         vectors_NC = content.vectors(items)
+        met_NC = normalize(cooccurrence_vectors(neighbours_P2 - 1, len(items), config.tokenizer.content_dim, config.tokenizer.seed))
+        bare_N = np.array([not (item.title or item.attributes or item.embedding) for item in items])
+        vectors_NC = np.where((bare_N & met_NC.any(1))[:, None], met_NC, vectors_NC)
         tokenizer = Tokenizer.built(config.tokenizer, vectors_NC)
         torch.manual_seed(seed)
         content_RC = torch.from_numpy(np.concatenate([np.zeros((1, vectors_NC.shape[1]), np.float32), vectors_NC]))

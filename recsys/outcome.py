@@ -87,7 +87,7 @@ def result_of(loop: Loop, minutes_done: int, elapsed_s: float, facts: Mapping[st
             load_s=Percentiles.of(tally.load_s),
             recommend_ms=Percentiles.of(loop.client.recommend_ms),
         ),
-        books=Books(decisions=books["decisions"], feedback=books["feedback"], balanced=books["balanced"]),
+        books=Books(decisions=_counts(books["decisions"]), feedback=_counts(books["feedback"]), balanced=books["balanced"]),
         new_items=_new_items(loop, minutes_done),
         isolation=ISOLATION,
         weights_digest=loop.learner.weights_digest(),
@@ -99,6 +99,11 @@ def result_of(loop: Loop, minutes_done: int, elapsed_s: float, facts: Mapping[st
         configuration=as_json(loop.config),
         command=str(facts["command"]),
     )
+
+
+def _counts(book: Mapping[str, int]) -> dict[str, int]:
+    """What became of them; their total is the sum."""
+    return {name: count for name, count in book.items() if name != "total"}
 
 
 def _freshness(loop: Loop, minutes: int) -> Freshness:

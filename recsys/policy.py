@@ -21,7 +21,7 @@ class DrawingConfig:
     """How slates are drawn: part of the policy, stamped on each Decision."""
 
     way: str = "slot"
-    temperature: float = 1.0
+    temperature: float = 0.35
     floor: float = 0.02
     """Share of each slot that is spread evenly over all legal items."""
     novelty_bonus: float = 0.5
@@ -109,7 +109,7 @@ class UniformPolicy:
     trained_through_ms = 0
 
     def __init__(self) -> None:
-        self.drawing = DrawingConfig(floor=0, novelty_bonus=0)
+        self.drawing = DrawingConfig(temperature=1, floor=0, novelty_bonus=0)
         self._catalogue = Catalogue()
         self._vocabulary = Vocabulary(())
 

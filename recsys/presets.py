@@ -8,6 +8,7 @@ from recsys.config import Config
 from recsys.engine import EngineConfig
 from recsys.learner import LearnerConfig
 from recsys.live_model import ModelConfig
+from recsys.policy import DrawingConfig
 from recsys.trainer import TrainerConfig, WarmStartConfig
 
 
@@ -25,6 +26,7 @@ def tiny() -> Config:
         learner=LearnerConfig(
             replay_share=0.6, reservoir=512, trainer=TrainerConfig(lr=0.01, passes=4, warm_start=WarmStartConfig(epochs=2, batch=32))
         ),
+        drawing=DrawingConfig(temperature=1.0),
         engine=EngineConfig(default_slate_size=5, exclude_seen=False),
     )
 

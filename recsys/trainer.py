@@ -47,7 +47,7 @@ class TrainerConfig:
     """How each minute is learned."""
 
     lr: float = 2e-3
-    passes: int = 2
+    passes: int = 3
     """Steps on each minute's batch."""
     trunk_share: float = 0.3
     """Step size of what all items share, relative to that of item rows and heads."""

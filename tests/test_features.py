@@ -20,10 +20,23 @@ from models.objective import ObjectiveConfig, objective
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 from recsys.catalogue import Catalogue, Vocabulary, item_key
-from recsys.features import BatchMaker, Lesson, Shelf, Wish, contexts, feature_buckets, imported_lessons, lessons, padded, ruling
+from recsys.features import (
+    BatchMaker,
+    Lesson,
+    Shelf,
+    Wish,
+    contexts,
+    feature_buckets,
+    imported_lessons,
+    lessons,
+    neighbours,
+    padded,
+    ruling,
+)
+from recsys.live_model import LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig, View
 from recsys.policy import Asked, DrawingConfig, GenerativePolicy
-from streaming.events import Decision
+from streaming.events import Decision, Item, ItemChange
 from streaming.joiner import Example
 
 EXAMPLES = settings(max_examples=80, deadline=None)
@@ -317,3 +330,27 @@ def recomputed(scored: Scored, maker: BatchMaker, learned: list[Lesson], num_row
             with torch.no_grad():
                 out.append(-objective(scored, batch, config).policy)
     return np.array(out)
+
+
+# Neighbours -----------------------------------------------------------------------------------------------------------
+
+
+def test_items_that_only_the_history_tells_apart_get_ids_by_their_neighbours() -> None:
+    """Two groups of items without text that users never mix: with one cluster each, their first codes part them."""
+    catalogue = Catalogue()
+    for number in range(32):
+        catalogue.apply(number, ItemChange(item=Item(item_id=f"bare{number}")))
+    random = np.random.default_rng(0)
+    met = [_met([f"bare{2 * n + group}" for n in random.permutation(16)[:8]]) for _ in range(100) for group in (0, 1)]
+    pairs = neighbours(met, {item_id: row for row, item_id in enumerate(catalogue.item_ids, 1)})
+    assert len(pairs) == 200 * 7 * 2
+    config = ModelConfig(tokenizer=TokenizerConfig(codes=2, content_dim=64))
+    model = LiveModel.built(config, catalogue, num_kinds=4, seed=0, neighbours_P2=pairs)
+    first = model.tokenizer.ids_NK[:, 0]
+    assert len(set(first[0::2])) == len(set(first[1::2])) == 1
+    assert first[0] != first[1]
+
+
+def _met(item_ids: list[str]) -> Lesson:
+    size = len(item_ids)
+    return Lesson(Decision(), NOBODY, tuple(item_ids), (1.0,) * size, (True,) * size, (0.0,) * size, False)
