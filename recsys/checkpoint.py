@@ -74,7 +74,7 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
     with new_directory(directory / f"ckpt-{checkpoint.number}") as temporary:
         (temporary / "state.json").write_text(json.dumps(checkpoint.state, sort_keys=True))
         (temporary / "joiner.pb").write_bytes(checkpoint.joiner)
-        save_file({name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}, temporary / "arrays.safetensors")
+        save_file({name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}, temporary / "arrays.safetensors")
         artifacts.write(checkpoint.model, temporary / "model")
         for path in (temporary / "model").iterdir():
             sync(path)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,10 @@ class Learner:
         """By partition, the oldest offset as of which the history needs memory."""
         self._reservoir = Reservoir(config.reservoir)
         self._rows_of_version: dict[int, int] = {}
-        self._restore()
+        with ExitStack() as undo:
+            undo.callback(self._lock.release)
+            self._restore()
+            undo.pop_all()
 
     # The loop --------------------------------------------------------------------------------------------------------
 
@@ -302,6 +306,7 @@ class Learner:
             pairs = neighbours(history, {item_id: row for row, item_id in enumerate(self.catalogue.item_ids, 1)})
             seed = self.seeds.of("weights", 0)
             model = LiveModel.built(self._model_config, self.catalogue, self._memory_config.num_kinds, seed, pairs)
+            model.decoder.eval()  # dropout is for the warm start only, and a model comes back from a checkpoint so
             self._trainer = Trainer(self.config.trainer, model, self.seeds)
 
     def _begin(self, minute: int) -> None:
@@ -315,7 +320,7 @@ class Learner:
         self.stats.warm_start_sequences = self._trainer.warm_start(history)
         self.stats.warm_start_s = time.perf_counter() - started
         self._reservoir.offer(history, self.seeds.random("history", 0))
-        self._history = []
+        self._history, self._history_from = [], {}
         self._finish(self._trainer, minute - 1, [])
 
     # State -----------------------------------------------------------------------------------------------------------

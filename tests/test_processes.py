@@ -1,6 +1,6 @@
 """`recsys serve` and `recsys learn` as processes on one log, killed and started again: nothing is lost, and nothing is counted twice.
 
-The story of each log is told once, by the fixture `story`; each test reads it. A minute is 2 s here.
+The story of each log is told once, by the fixture `story`; each test reads it. A minute is 1 s here.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from streaming.proto.recommender_pb2 import RecommendRequest, RecommendResponse
 from tests.broker import Broker
 from tests.runs import started
 
-BUCKET_S = 2.0
+BUCKET_S = 1.0
 SETTINGS = [
     "join.window_ms=600",
     "join.lateness_ms=200",

@@ -1,0 +1,296 @@
+"""A learner that is killed anywhere goes on as if nothing had been: same weights, same books, same versions.
+
+A kill is what it leaves on disk, so it is made here by hand: the learner is dropped, and its directory is as the crash left it.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import artifact as artifacts
+from recsys import checkpoint as checkpoints
+from recsys import publisher
+from recsys.checkpoint import FILES, StateBusy
+from recsys.config import behavior_digest
+from recsys.durable import numbered
+from recsys.keeper import Keeper
+from recsys.learner import Learner
+from recsys.loop import Loop
+from recsys.trainer import Seeds
+from streaming.clock import ManualClock
+from streaming.events import Item, ItemChange, Tick, decode, encode
+from streaming.log import Entry, EventLog, MemoryLog
+from tests.runs import finished, learned
+
+MINUTES = 8
+LAST_STEP = 10**15
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Loop:
+    """A run whose log is learned again here; its own learner was never interrupted."""
+    return finished(tmp_path_factory.mktemp("recorded"), MINUTES)
+
+
+@dataclass
+class Life:
+    """A log that grows as the recorded one did, and a learner on it that can be dropped at any moment."""
+
+    source: Loop
+    state_dir: Path
+    log: EventLog = field(default_factory=lambda: MemoryLog(4))
+    items_log: EventLog = field(default_factory=lambda: MemoryLog(1))
+
+    def __post_init__(self) -> None:
+        stage = self.source.stage
+        self._records = sorted(
+            (decode(record.value).append_time_ms, into is self.items_log, record.partition, record.offset, record.key, record.value)
+            for log, into in ((stage.log, self.log), (stage.items_log, self.items_log))
+            for partition in range(log.num_partitions)
+            for record in log.read(partition, 0, 10**9)
+        )
+        self._num_fed = 0
+        self.learner = self.new()
+
+    @property
+    def end_ms(self) -> int:
+        return self._records[-1][0]
+
+    def new(self, seed: int = 0) -> Learner:
+        config = self.source.config
+        return Learner(
+            *(config.learner, config.model, config.join, config.memory, Seeds(behavior_digest(config), seed)),
+            clock=ManualClock(0),
+            log=self.log,
+            items_log=self.items_log,
+            state_dir=self.state_dir,
+        )
+
+    def live(self, until: Callable[[], bool] = lambda: False, until_ms: int = LAST_STEP) -> None:
+        """Second by second, until something holds or the log ends."""
+        while self._num_fed < len(self._records) and not until():
+            now_ms = self._records[self._num_fed][0] // 1000 * 1000 + 1000
+            if now_ms > until_ms:
+                return
+            while self._num_fed < len(self._records) and self._records[self._num_fed][0] < now_ms:
+                _, is_items, partition, _, key, value = self._records[self._num_fed]
+                (self.items_log if is_items else self.log).append([Entry(key, value, partition)])
+                self._num_fed += 1
+            self.learner.step()
+
+    def restart(self) -> None:
+        self.learner.close()  # what the system does for a process that is gone: only the lock is let go
+        self.learner = self.new()
+
+    def ends_like(self, other: Learner) -> None:
+        """Live on to the end; then all is as if nothing had been."""
+        self.live()
+        self.learner.catch_up()
+        assert self.learner.weights_digest() == other.weights_digest()
+        assert self.learner.policy_version == other.policy_version
+        assert self.learner.joiner.books() == other.joiner.books()
+        directory = self.state_dir / "online"
+        published = publisher.current(directory)
+        assert published is not None
+        assert published.policy_version == other.policy_version == publisher.newest_version(directory)
+        assert artifacts.weights_digest(publisher.load(published).decoder) == other.weights_digest()
+        assert numbered(directory / "checkpoints", "ckpt-")[-1][0] == other.policy_version
+        assert list(directory.rglob(".tmp-*")) == []
+
+
+@pytest.fixture
+def life(recorded: Loop, tmp_path: Path) -> Iterator[Life]:
+    life = Life(recorded, tmp_path)
+    yield life
+    life.learner.close()
+
+
+# Kills ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kills_at_random_moments_change_nothing(recorded: Loop, life: Life, seed: int) -> None:
+    start_ms = recorded.scene.start_ms
+    moments = np.sort(np.random.default_rng(seed).integers(start_ms, life.end_ms, 12))
+    for moment in moments.tolist():
+        life.live(until_ms=moment)
+        life.restart()
+    assert recorded.learner.policy_version > 5
+    life.ends_like(recorded.learner)
+
+
+def test_a_kill_after_every_version_changes_nothing(recorded: Loop, life: Life) -> None:
+    for version in range(1, recorded.learner.policy_version):
+        life.live(lambda version=version: life.learner.policy_version >= version)
+        life.restart()
+    life.ends_like(recorded.learner)
+
+
+def _saved_but_not_published(directory: Path, version: int) -> None:
+    shutil.rmtree(directory / "versions" / str(version))
+
+
+def _published_but_not_pointed_to(directory: Path, version: int) -> None:
+    """CURRENT.json is the one before: nothing else to do."""
+
+
+def _half_saved(directory: Path, version: int) -> None:
+    _saved_but_not_published(directory, version)
+    (directory / "checkpoints" / f"ckpt-{version}").rename(directory / "checkpoints" / f".tmp-ckpt-{version}-1")
+
+
+def _half_published(directory: Path, version: int) -> None:
+    (directory / "versions" / str(version)).rename(directory / "versions" / f".tmp-{version}-1")
+
+
+@pytest.mark.parametrize("crash", [_saved_but_not_published, _published_but_not_pointed_to, _half_saved, _half_published])
+def test_a_crash_at_each_point_of_save_and_publish_changes_nothing(recorded: Loop, life: Life, crash: Callable[[Path, int], None]) -> None:
+    directory = life.state_dir / "online"
+    life.live(lambda: life.learner.policy_version == 3)
+    before = (directory / publisher.CURRENT).read_text()
+    life.live(lambda: life.learner.policy_version == 4)
+    (directory / publisher.CURRENT).write_text(before)
+    crash(directory, 4)
+    life.restart()
+    life.ends_like(recorded.learner)
+
+
+def test_what_can_not_be_saved_is_not_published(life: Life) -> None:
+    life.live(lambda: life.learner.policy_version == 3)
+    shutil.rmtree(life.state_dir / "online" / "checkpoints")
+    (life.state_dir / "online" / "checkpoints").write_text("in the way")
+    with pytest.raises(OSError, match="checkpoints"):
+        life.live()
+    published = publisher.current(life.state_dir / "online")
+    assert published is not None
+    assert published.policy_version == 3
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x20
+    path.write_bytes(data)
+
+
+def _gone(path: Path) -> None:
+    path.unlink()
+
+
+def _without_keys(path: Path) -> None:
+    path.write_text("{}")
+
+
+def _a_list(path: Path) -> None:
+    path.write_text("[1]")
+
+
+CHECKPOINT = [*FILES, "MANIFEST.json", "model/weights.safetensors", "model/vocabulary.json"]
+
+
+def test_damage_of_any_file_is_seen(life: Life, tmp_path: Path) -> None:
+    life.live(lambda: life.learner.policy_version == 4)
+    for name in CHECKPOINT:
+        for damage in (_truncated, _flipped, _gone, _without_keys, _a_list):
+            directory = tmp_path / f"{damage.__name__} {name.replace('/', ' ')}"
+            shutil.copytree(life.state_dir / "online" / "checkpoints", directory)
+            damage(directory / "ckpt-4" / name)
+            saved = checkpoints.restore(directory)
+            assert saved is not None
+            assert saved.number == 3, directory.name
+
+
+@pytest.mark.parametrize("name", ["joiner.pb", "MANIFEST.json"])
+def test_a_damaged_checkpoint_is_passed_over(recorded: Loop, life: Life, name: str) -> None:
+    """Its version is made again, and is the same: it was published, maybe served."""
+    life.live(lambda: life.learner.policy_version == 4)
+    _truncated(life.state_dir / "online" / "checkpoints" / "ckpt-4" / name)
+    life.restart()
+    assert life.learner.policy_version == 3
+    life.ends_like(recorded.learner)
+
+
+def test_without_any_whole_checkpoint_all_is_learned_again(recorded: Loop, life: Life) -> None:
+    life.live(lambda: life.learner.policy_version == 4)
+    for _, path in numbered(life.state_dir / "online" / "checkpoints", "ckpt-"):
+        _truncated(path / "joiner.pb")
+    life.restart()
+    assert life.learner.policy_version == 0
+    life.ends_like(recorded.learner)
+
+
+def test_a_version_number_never_names_two_things(recorded: Loop, life: Life, tmp_path: Path) -> None:
+    """The state of another seed whose checkpoints are gone: its versions are not overwritten."""
+    life.live(lambda: life.learner.policy_version == 3)
+    life.learner.close()
+    shutil.rmtree(life.state_dir / "online" / "checkpoints")
+    life.learner = life.new(seed=1)
+    with pytest.raises(FileExistsError, match="no number is used twice"):
+        life.learner.step()
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_two_learners_can_not_share_a_state(life: Life) -> None:
+    with pytest.raises(StateBusy, match=r"is written by process \d+"):
+        life.new()
+
+
+def test_a_state_is_not_used_with_another_seed_or_log(life: Life) -> None:
+    life.live(lambda: life.learner.policy_version == 2)
+    life.learner.close()
+    with pytest.raises(ValueError, match="another configuration or seed"):
+        life.new(seed=1)
+    life.log, life.items_log = MemoryLog(4), MemoryLog(1)
+    with pytest.raises(ValueError, match=r"has read partition 0 up to \d+; the log ends before"):
+        life.new()
+
+
+# However it was read --------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_the_same_however_much_is_read_at_once(tmp_path: Path) -> None:
+    """Few rows are kept by user, so that what a Decision saw is long gone when a whole log is read at once."""
+    loop = finished(tmp_path / "live", 5, settings=["memory.rows=8"])
+    at_once = learned(loop.config, loop.stage.log, loop.stage.items_log, tmp_path / "at once")
+    assert at_once == loop.learner.weights_digest()
+
+
+# The frozen variant ---------------------------------------------------------------------------------------------------
+
+
+def test_a_keeper_killed_before_its_pointer_moved_goes_on_with_a_new_number(recorded: Loop, tmp_path: Path) -> None:
+    items_log = MemoryLog(1)
+    items = [record.value for record in recorded.stage.items_log.read(0, 0, 10**9)]
+    items_log.append([Entry(b"", value, 0) for value in items])
+    published = publisher.current(recorded.learner.directory)
+    assert published is not None
+    start = publisher.load(published)
+
+    def keeper() -> Keeper:
+        return Keeper("frozen", start, recorded.config.join, clock=ManualClock(0), items_log=items_log, state_dir=tmp_path)
+
+    keeper().step()
+    before = (tmp_path / "frozen" / publisher.CURRENT).read_text()
+    now_ms = 10**13
+    change = ItemChange(event_time_ms=now_ms, item=Item(item_id="late", title="a late one", attributes={"group": "a"}))
+    items_log.append([Entry(b"", encode(change, now_ms), 0), Entry(b"", encode(Tick(event_time_ms=2 * now_ms), 2 * now_ms), 0)])
+    num_made = keeper().step()
+    (tmp_path / "frozen" / publisher.CURRENT).write_text(before)
+    assert keeper().step() == num_made > 0
+    after = publisher.current(tmp_path / "frozen")
+    assert after is not None
+    assert after.policy_version == json.loads(before)["policy_version"] + 2 * num_made
+    assert "late" in publisher.load(after).item_ids
