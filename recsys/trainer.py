@@ -28,7 +28,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 class WarmStartConfig:
     """How history is learned before the first version."""
 
-    epochs: int = 3
+    epochs: int = 2
     batch: int = 128
     lr: float = 3e-3
     slots: int = 10
@@ -47,7 +47,7 @@ class TrainerConfig:
     """How each minute is learned."""
 
     lr: float = 2e-3
-    passes: int = 3
+    passes: int = 2
     """Steps on each minute's batch."""
     trunk_share: float = 0.3
     """Step size of what all items share, relative to that of item rows and heads."""

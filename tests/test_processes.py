@@ -133,7 +133,6 @@ class Stand:
 
     def __init__(self, told: Story, address: str, running: contextlib.ExitStack) -> None:
         self.told, self.address, self._running = told, address, running
-        self.client = running.enter_context(Client(address))
         self._unsent: list[Event] = []
 
     def start(self, command: str, *options: str) -> subprocess.Popen[str]:
@@ -172,8 +171,11 @@ class Stand:
         return self.client.recommend(RecommendRequest(user_id=user_id, request_id=request_id))
 
     def answers(self) -> bool:
-        with contextlib.suppress(Unreachable):
+        """Whether the server is there; asked over a new connection, an old one waits longer each time before it tries again."""
+        with contextlib.suppress(Unreachable), contextlib.ExitStack() as trial:
+            self.client = trial.enter_context(Client(self.address))
             self.client.status()
+            self._running.push(trial.pop_all())
             return True
         return False
 
