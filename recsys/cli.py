@@ -196,9 +196,12 @@ def replay(
     books = done.books["decisions"]
     typer.echo(
         f"{done.events} events in {done.seconds:.1f} s, {done.real_time_factor or 0:.0f} × real time, {done.versions} versions; "
-        f"decisions {books['total']}, trained {books['trained']}, foreign {books['foreign']}, balanced {done.books['balanced']}",
+        f"decisions {books['total']}, trained {books['trained']}, foreign {books['foreign']} (learned from: {done.books['taught']}), "
+        f"balanced {done.books['balanced']}",
         err=True,
     )
+    if not books["trained"] + done.books["taught"]:
+        LOG.warning("nothing was learned: no decision in the archive was shown; %d interactions are context", done.books["interactions"])
     if as_json:
         typer.echo(json.dumps(asdict(done) | _about(seed)))
 
@@ -235,6 +238,8 @@ def import_(
     LOG.info("reading %s", source)
     frames = readers[form]()
     LOG.info("%d interactions, %d items", frames.interactions.height, frames.items.height)
+    if not frames.interactions["shown"].any():
+        LOG.warning("nothing in it was shown by a recommender: it is context, and there is nothing to learn from")
     if archive is not None:
         write_import(frames, archive, partitions)
     else:
@@ -261,11 +266,12 @@ def bench_loop(
 ) -> None:
     """Warm start, Recommend while a learner runs in another process, and from feedback to served weights."""
     _fresh(out)
+    started = time.perf_counter()
     figures = benches.bench_loop(sample_scene(60, seed), out, seed, seconds, settings or [])
     for name, value in figures.items():
         typer.echo(f"{name}: {value}", err=True)
     if as_json:
-        typer.echo(json.dumps(figures | _about(seed)))
+        typer.echo(json.dumps(figures | _about(seed) | {"seconds": time.perf_counter() - started}))
 
 
 def _set_up() -> None:

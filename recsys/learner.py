@@ -46,7 +46,7 @@ class LearnerConfig:
     """What each minute learns from."""
 
     replay_share: float = 0.5
-    """Share of a batch that was learned before, drawn from the reservoir."""
+    """Share of a batch that was learned before, drawn from the reservoir; own choices only, like every live target."""
     reservoir: int = 1024
     max_lag: int = 60
     """Decisions of versions older than this many are counted as stale and dropped."""
@@ -244,7 +244,7 @@ class Learner:
             if lesson.own:
                 shown = [item_id for item_id, is_shown in zip(lesson.item_ids, lesson.shown, strict=True) if is_shown]
                 np.add.at(trainer.model.exposures_R, vocabulary.known_rows(shown), 1)
-        self._reservoir.offer(fresh, random)
+        self._reservoir.offer([lesson for lesson in fresh if lesson.own], random)
 
     def _lessons(self, examples: Sequence[Example]) -> list[Lesson]:
         """Own Examples that are recent enough, then imported ones; what answered before the first version counts as stale too."""
@@ -319,7 +319,6 @@ class Learner:
         started = time.perf_counter()
         self.stats.warm_start_sequences = self._trainer.warm_start(history)
         self.stats.warm_start_s = time.perf_counter() - started
-        self._reservoir.offer(history, self.seeds.random("history", 0))
         self._history, self._history_from = [], {}
         self._finish(self._trainer, minute - 1, [])
 

@@ -1,0 +1,409 @@
+"""The command line as users and programs meet it: exit status, one object on standard output, all else on standard error."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pytest
+
+from recsys import publisher
+from recsys.client import Client, Unreachable
+from recsys.config import as_json, with_settings
+from recsys.presets import tiny
+from streaming.proto.recommender_pb2 import Degraded, RecommendRequest
+from tests.broker import Broker
+from tests.runs import ROOT, only_object, recsys, started
+
+TOY = ("loop", "--world", "toy", "--preset", "tiny", "--minutes", "4", "--no-mlflow", "--json")
+MOVIELENS = ROOT.parent / "shared" / "data" / "ml_latest_small"
+UNREACHABLE = ("learn", "--log", "kafka://127.0.0.1:1/nobody")
+
+
+class Done(NamedTuple):
+    """A command that ended."""
+
+    status: int
+    output: str
+    errors: str
+    seconds: float
+
+
+class Forker:
+    """Runs commands as processes of their own that need not import everything first: a fork of one that has, for each."""
+
+    PROGRAM = """
+import json, os, sys
+from recsys.cli import main
+for line in sys.stdin:
+    arguments, output, errors = json.loads(line)
+    child = os.fork()
+    if not child:
+        for path, handle in ((output, 1), (errors, 2)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
+        sys.argv = ["recsys", *arguments]
+        main()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        command = [sys.executable, "-c", self.PROGRAM]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, *arguments: str | Path) -> Done:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        output, errors = self._directory / "output", self._directory / "errors"
+        began_s = time.monotonic()
+        self._process.stdin.write(json.dumps([list(map(str, arguments)), str(output), str(errors)]) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        return Done(status, output.read_text(), errors.read_text(), time.monotonic() - began_s)
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
+    forker = Forker(tmp_path_factory.mktemp("forker"))
+    yield forker
+    forker.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """It waits for its broker while the other tests run."""
+    process = started(*UNREACHABLE, "--state", str(tmp_path_factory.mktemp("unreachable") / "state"))
+    yield process
+    process.kill()
+    process.communicate()
+
+
+# recsys loop ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    done = recsys(*TOY, "--out", str(tmp_path_factory.mktemp("toy")))
+    assert done.returncode == 0, done.stderr
+    return only_object(done.stdout)
+
+
+def test_help_names_every_command() -> None:
+    done = recsys("--help")
+    assert done.returncode == 0
+    assert [name for name in ("loop", "serve", "learn", "replay", "data", "bench") if name not in done.stdout] == []
+    assert done.stderr == ""
+
+
+def test_a_loop_prints_what_the_contract_says(toy: dict[str, Any]) -> None:
+    assert set(toy) >= {"version", "seed", "threads", "seconds", "peak_rss_mb", "world", "minutes", "decisions", "versions_published"}
+    assert set(toy) >= {"variants", "gap", "share_of_oracle", "freshness_s", "books", "weights_digest", "compute_s", "report"}
+    assert (toy["world"], toy["minutes"], toy["seed"], toy["threads"]) == ("toy", 4, 0, 1)
+    assert 200 < toy["decisions"] < 600
+    assert toy["versions_published"] == 4
+    assert set(toy["variants"]) == {"online", "offline"}
+    for variant in toy["variants"].values():
+        assert set(variant) >= {"reward", "decisions", "reward_by_minute"}
+        assert 0 < variant["reward"] < 1
+        assert len(variant["reward_by_minute"]) == 4
+    assert sum(variant["decisions"] for variant in toy["variants"].values()) == toy["decisions"]
+    assert set(toy["gap"]) >= {"mean", "slope_per_hour", "slope_interval", "by_minute"}
+    assert len(toy["gap"]["slope_interval"]) == 2
+    assert 60 < toy["freshness_s"]["p50"] <= toy["freshness_s"]["p99"] < 140
+    assert toy["books"]["balanced"] is True
+    assert toy["books"]["decisions"]["total"] == toy["decisions"]
+    assert 0 < toy["share_of_oracle"] < 1
+    assert 0 < toy["compute_s"] < toy["seconds"]
+    assert 100 < toy["peak_rss_mb"] < 3000
+    assert len(toy["weights_digest"]) == 64
+
+
+def test_a_loop_leaves_its_report(toy: dict[str, Any]) -> None:
+    page = Path(toy["report"])
+    assert page.name == "report.html"
+    assert "<html" in page.read_text()[:200]
+    said = json.loads((page.parent / "report.json").read_text())
+    assert said["weights_digest"] == toy["weights_digest"]
+
+
+@pytest.mark.parametrize("log", ["memory:", "sqlite", "kafka"])
+def test_one_seed_gives_the_same_run_on_every_log(
+    toy: dict[str, Any], run: Forker, tmp_path: Path, request: pytest.FixtureRequest, log: str
+) -> None:
+    url = log
+    if log == "sqlite":
+        url = f"sqlite:///{tmp_path / 'its own' / 'log.db'}"
+    elif log == "kafka":
+        broker: Broker = request.getfixturevalue("broker")
+        url = f"kafka://{broker.bootstrap}/cli-{uuid.uuid4().hex}"
+    done = run(*TOY, "--out", tmp_path / "out", "--log", url)
+    assert done.status == 0, done.errors
+    found = only_object(done.output)
+    for name in ("weights_digest", "variants", "gap", "books", "freshness_s", "decisions"):
+        now, before = found[name], toy[name]
+        if name == "freshness_s":
+            now, before = ({key: value[key] for key in ("p50", "p99")} for value in (found[name], toy[name]))  # type: ignore[index]
+        assert now == before, name
+
+
+def test_ctrl_c_stops_a_loop_and_it_reports(tmp_path: Path) -> None:
+    process = started(*TOY, "--minutes", "4000", "--log", "memory:", "--out", str(tmp_path))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("minute 1/4000"):
+            break
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    found: dict[str, Any] = only_object(output)
+    assert 1 <= found["minutes"] < 100
+    assert f"stopped after {found['minutes']} of 4000 world minutes" in " ".join(errors.split())
+    assert str(found["minutes"]) in (tmp_path / "report.html").read_text()
+    assert found["minutes_planned"] == 4000
+    assert found["books"]["balanced"]
+
+
+def test_print_config_prints_it_and_does_nothing_else(run: Forker, tmp_path: Path) -> None:
+    options = ("--preset", "tiny", "--set", "learner.trainer.lr=1e-3", "--set", "join.window_ms=30000", "--print-config")
+    for command in (
+        ("loop", "--out", tmp_path / "out"),
+        ("serve", "--log", f"sqlite:///{tmp_path}/log.db", "--state", tmp_path / "state", "--address", "127.0.0.1:0"),
+        ("learn", "--log", f"sqlite:///{tmp_path}/log.db", "--state", tmp_path / "state"),
+    ):
+        done = run(*command, *options)
+        assert (done.status, done.errors) == (0, "")
+        assert done.output.strip() == as_json(with_settings(tiny(), ["learner.trainer.lr=1e-3", "join.window_ms=30000"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+# Wrong usage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("loop", "--preset", "huge"), "--preset is 'huge'; it must be one of standard, tiny"),
+        (("loop", "--set", "learner.size=3"), "there is no 'size'"),
+        (("loop", "--set", "learner.trainer.lr.low=3"), "lr has no parts"),
+        (("loop", "--set", "learner"), "it must be like"),
+        (("loop", "--set", "learner.trainer.lr=fast"), "it must be a float"),
+        (("loop", "--set", "join.window_ms=1.5"), "it must be a int"),
+        (("loop", "--set", "learner.trainer.lr=-1"), "lr is -1"),
+        (("loop", "--set", 'experiment.variants=[["a",0.5]]'), "their sum 1"),
+        (("loop", "--world", "mars"), "--world is 'mars'; it must be one of sample, toy"),
+        (("loop", "--minutes", "0"), "--minutes"),
+        (("loop", "--minute", "5"), "No such option"),
+        (("loop", "--world", "toy", "--log", "redis://here"), "no log at 'redis://here'"),
+        (("learn", "--log", "sqlite://"), "Missing option '--state'"),
+        (("replay", "--archive", "/nowhere"), "/nowhere"),
+        (("data", "import", "/nowhere", "--archive", "x", "--format", "kuairand"), "/nowhere"),
+        (("data", "import", "/nowhere.csv"), "one of --archive DIR and --log URL"),
+        (("data", "import", "/nowhere.csv", "--archive", "x", "--format", "xml"), "kuairand, movielens, table"),
+        (("fly",), "No such command 'fly'"),
+        (("serve", "--log", "memory:", "--state", "x", "--address", "here"), "must be HOST:PORT"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(run: Forker, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    out = ("--out", str(tmp_path)) if arguments[0] == "loop" else ()
+    done = run(*arguments, *out)
+    assert (done.status, done.output) == (2, ""), done.errors
+    errors = [line for line in done.errors.splitlines() if line.startswith("recsys: ")]
+    assert len(errors) == 1, done.errors
+    assert said in errors[0]
+    assert "Traceback" not in done.errors
+
+
+def test_a_wrong_world_leaves_the_last_run_alone(run: Forker, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("an earlier one")
+    assert run("loop", "--world", "mars", "--out", tmp_path).status == 2
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_log_that_is_not_empty_is_refused(run: Forker, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    assert run(*TOY, "--minutes", "1", "--out", tmp_path / "out", "--log", url).status == 0
+    again = run(*TOY, "--minutes", "1", "--out", tmp_path / "out", "--log", url)
+    assert (again.status, again.output) == (2, "")
+    assert "records; the loop needs an empty one" in again.errors.splitlines()[-1]
+
+
+def test_a_log_that_can_not_be_written_is_status_1(run: Forker, tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("")
+    done = run(*TOY, "--out", tmp_path / "out", "--log", f"sqlite:///{tmp_path / 'a file' / 'log.db'}")
+    assert (done.status, done.output) == (1, "")
+    assert "a file" in done.errors.splitlines()[-1]
+
+
+# MLflow ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+def test_a_run_is_in_mlflow_with_its_figures_and_its_version(run: Forker, tmp_path: Path) -> None:
+    done = run("loop", "--world", "toy", "--preset", "tiny", "--minutes", "2", "--json", "--out", tmp_path)
+    assert done.status == 0, done.errors
+    found: dict[str, Any] = only_object(done.output)
+    from mlflow import MlflowClient  # noqa: PLC0415  seconds to import
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("recsys-loop")
+    (recorded,) = client.search_runs([experiment.experiment_id])
+    assert recorded.info.status == "FINISHED"
+    assert recorded.data.params["weights_digest"] == found["weights_digest"]
+    assert recorded.data.params["seed"] == "0"
+    assert recorded.data.metrics["decisions"] == found["decisions"]
+    assert recorded.data.metrics["reward_online"] == pytest.approx(found["variants"]["online"]["reward"])
+    assert {file.path for file in client.list_artifacts(recorded.info.run_id)} >= {"report.html", "report.json"}
+    model = client.get_model_version_by_alias("recsys-online", "current")
+    published = publisher.current(tmp_path / "state" / "online")
+    assert published is not None
+    assert model.run_id == recorded.info.run_id
+    assert model.tags == {"policy_version": str(published.policy_version), "digest": published.digest}
+
+
+# Other people's logs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kuairand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first rows of the packaged sample under the names and in the columns that KuaiRand is published with; `csv` and `parquet`."""
+    sample = ROOT / "recsys" / "sample"
+    log = pl.read_parquet(sample / "log.parquet").head(1500).with_columns(is_hate=pl.lit(0))
+    names = {"item_id": "video_id", "event_time_ms": "time_ms", "click": "is_click", "like": "is_like"}
+    log = log.rename(names)
+    items = pl.read_parquet(sample / "items.parquet").join(log, on="video_id", how="semi")
+    directory = tmp_path_factory.mktemp("kuairand")
+    for form in ("csv", "parquet"):
+        (directory / form).mkdir()
+    log.write_csv(directory / "csv" / "log_standard_4_08_to_4_21_pure.csv")
+    items.write_csv(directory / "csv" / "video_features_basic_pure.csv")
+    log.write_parquet(directory / "parquet" / "log_standard_4_08_to_4_21_pure.parquet")
+    items.write_parquet(directory / "parquet" / "videos.parquet")
+    return directory
+
+
+def _replayed(run: Forker, archive: Path, state: Path) -> tuple[dict[str, Any], str]:
+    done = run("replay", "--archive", archive, "--state", state, "--preset", "tiny", "--json")
+    assert done.status == 0, done.errors
+    found: dict[str, Any] = only_object(done.output)
+    assert set(found) >= {"events", "events_per_s", "real_time_factor", "books", "weights_digest"}
+    assert set(found) >= {"version", "seed", "threads", "seconds", "peak_rss_mb"}
+    assert found["books"]["balanced"] is True
+    return found, done.errors
+
+
+def test_an_imported_log_teaches_and_is_never_ones_own(run: Forker, kuairand: Path, tmp_path: Path) -> None:
+    """From CSV and from parquet the same; and the same twice."""
+    digests = set()
+    for form in ("csv", "parquet"):
+        done = run("data", "import", kuairand / form, "--format", "kuairand", "--archive", tmp_path / form)
+        assert (done.status, done.output) == (0, ""), done.errors
+        found, _ = _replayed(run, tmp_path / form, tmp_path / f"{form}-state")
+        decisions = found["books"]["decisions"]
+        assert decisions["foreign"] == decisions["total"] > 1000
+        assert decisions["trained"] == 0
+        assert found["books"]["taught"] == decisions["total"]
+        assert found["versions"] > 100
+        digests.add(found["weights_digest"])
+    assert len(digests) == 1
+    untaught = run(
+        *("replay", "--archive", tmp_path / "csv", "--state", tmp_path / "untaught", "--preset", "tiny"),
+        *("--set", "join.teach_imported=false", "--json"),
+    )
+    assert only_object(untaught.output)["weights_digest"] not in digests
+    again = run("replay", "--archive", tmp_path / "csv", "--state", tmp_path / "csv-state", "--preset", "tiny")
+    assert again.status == 2
+    assert "a replay needs an empty one" in again.errors
+    onto = run("data", "import", kuairand / "csv", "--format", "kuairand", "--archive", tmp_path / "csv")
+    assert onto.status == 2
+    assert "is not empty" in onto.errors
+
+
+def test_what_nobody_showed_is_context_and_the_user_is_told(run: Forker, tmp_path: Path) -> None:
+    """MovieLens spans 20 years and knows of no exposures."""
+    if not MOVIELENS.is_dir():
+        pytest.skip(f"no {MOVIELENS}")
+    done = run("data", "import", MOVIELENS, "--format", "movielens", "--archive", tmp_path / "archive")
+    assert done.status == 0, done.errors
+    assert "nothing to learn from" in done.errors
+    found, errors = _replayed(run, tmp_path / "archive", tmp_path / "state")
+    assert "nothing was learned" in " ".join(errors.split())
+    assert found["books"]["interactions"] > 100_000
+    assert found["books"]["decisions"]["total"] == 0
+    assert found["seconds"] < 60
+
+
+def test_a_table_needs_only_the_names_of_its_columns(run: Forker, tmp_path: Path) -> None:
+    rows = [f"u{n % 20},i{n % 7},{1_700_000_000 + 20 * n},{int(n % 7 == n % 20 % 3)}" for n in range(600)]
+    (tmp_path / "clicks.csv").write_text("\n".join(["who,what,ts,clicked", *rows]))
+    (tmp_path / "items.csv").write_text("\n".join(["what,title,genre", *(f"i{n},Title {n},{'ab'[n % 2]}" for n in range(7))]))
+    columns = ("--user", "who", "--item", "what", "--time", "ts", "--click", "clicked", "--items", tmp_path / "items.csv")
+    done = run("data", "import", tmp_path / "clicks.csv", *columns, "--archive", tmp_path / "archive")
+    assert done.status == 0, done.errors
+    found, _ = _replayed(run, tmp_path / "archive", tmp_path / "state")
+    assert found["books"]["decisions"]["foreign"] == 600
+    assert found["books"]["taught"] == 600
+    wrong = run("data", "import", tmp_path / "clicks.csv", "--archive", tmp_path / "other")
+    assert wrong.status == 2
+    assert "no column 'user_id'; there are who, what, ts, clicked" in wrong.errors
+
+
+def test_an_imported_log_warms_a_learner_up_and_a_server_serves_it(run: Forker, kuairand: Path, tmp_path: Path) -> None:
+    url, state = f"sqlite:///{tmp_path / 'log.db'}", tmp_path / "state"
+    done = run("data", "import", kuairand / "csv", "--format", "kuairand", "--log", url)
+    assert done.status == 0, done.errors
+    onto = run("data", "import", kuairand / "csv", "--format", "kuairand", "--log", url)
+    assert onto.status == 2
+    assert "history goes into an empty one only" in onto.errors
+    shared = ("--log", url, "--state", str(state), "--preset", "tiny")
+    learner, server = started("learn", *shared), started("serve", *shared, "--address", "127.0.0.1:0")
+    try:
+        assert server.stderr is not None
+        port = next(line for line in server.stderr if "serving on" in line).split("127.0.0.1:")[1].split(";")[0]
+        with Client(f"127.0.0.1:{port}") as client:
+            _wait(lambda: _served(client) == {"online": 1, "offline": 1}, 60)
+            answer = client.recommend(RecommendRequest(user_id="somebody", slate_size=3))
+            assert answer.policy_version == 1
+            assert answer.degraded == Degraded.DEGRADED_NONE
+            assert len(answer.slots) == 3
+    finally:
+        for process in (learner, server):
+            process.send_signal(signal.SIGTERM)
+        ends = [(process.communicate(timeout=30), process.returncode) for process in (learner, server)]
+    assert [status for _, status in ends] == [0, 0]
+    said = json.loads((state / "online" / "metrics.jsonl").read_text().splitlines()[0])
+    assert said["warm_start_sequences"] > 100
+
+
+def _served(client: Client) -> dict[str, int]:
+    try:
+        return {variant.variant: variant.policy_version for variant in client.status().variants}
+    except Unreachable:
+        return {}
+
+
+def _wait(happened: Any, seconds: float) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+# Last, because it waits -----------------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_is_not_there_is_one_line_and_status_1(unreachable: subprocess.Popen[str]) -> None:
+    began_s = time.monotonic()
+    output, errors = unreachable.communicate(timeout=30)
+    assert (unreachable.returncode, output) == (1, "")
+    assert len(errors.splitlines()) == 1, errors
+    assert "kafka://127.0.0.1:1/nobody" in errors
+    assert time.monotonic() - began_s < 20
