@@ -1,7 +1,8 @@
-"""A bounded, even sample of all lessons so far, to be learned again beside the new ones. Knows nothing of weights.
+"""A bounded sample of lessons, the recent ones likelier, to be learned again beside the new ones. Knows nothing of weights.
 
-Algorithm R (Vitter 1985): each lesson that ever came is in it with the same probability. Its draws are seeded by the caller,
-minute by minute, so that the same log keeps the same lessons.
+Biased reservoir sampling (Aggarwal 2006): each new lesson takes the place of a random one, so the probability of being in it
+falls exponentially with the number of lessons that came after. An even sample holds a policy to tastes that have moved on
+(models/EXPERIMENTS.md). Its draws are seeded by the caller, minute by minute, so that the same log keeps the same lessons.
 """
 
 from collections.abc import Sequence
@@ -22,21 +23,19 @@ class Reservoir:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._lessons: list[Lesson] = []
-        self._num_offered = 0
 
     def __len__(self) -> int:
         return len(self._lessons)
 
     def offer(self, lessons: Sequence[Lesson], random: np.random.Generator) -> None:
-        """Let each lesson take its chance."""
+        """Let each lesson in."""
+        if not self.capacity:
+            return
         for lesson in lessons:
-            self._num_offered += 1
             if len(self._lessons) < self.capacity:
                 self._lessons.append(lesson)
             else:
-                place = int(random.integers(self._num_offered))
-                if place < self.capacity:
-                    self._lessons[place] = lesson
+                self._lessons[int(random.integers(self.capacity))] = lesson
 
     def draw(self, count: int, random: np.random.Generator) -> list[Lesson]:
         """Up to `count` different lessons."""
@@ -48,7 +47,6 @@ class Reservoir:
         decisions = [lesson.decision.SerializeToString(deterministic=True) for lesson in self._lessons]
         items = ["\0".join(lesson.item_ids).encode() for lesson in self._lessons]
         return {
-            "num_offered": np.array([self._num_offered]),
             "decision_bytes": np.frombuffer(b"".join(decisions), np.uint8),
             "decision_sizes": _sizes(decisions),
             "item_bytes": np.frombuffer(b"".join(items), np.uint8),
@@ -64,7 +62,6 @@ class Reservoir:
     def of(capacity: int, arrays: Arrays) -> "Reservoir":
         """What `arrays` said."""
         reservoir = Reservoir(capacity)
-        reservoir._num_offered = int(arrays["num_offered"][0])
         views = np.split(arrays["view"], np.cumsum(arrays["view_sizes"])[:-1], 1)
         slots = np.split(arrays["slots"], np.cumsum(arrays["num_slots"])[:-1])
         decisions = _cut(arrays["decision_bytes"], arrays["decision_sizes"])

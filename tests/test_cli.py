@@ -1,6 +1,7 @@
 """The command line as users and programs meet it: exit status, one object on standard output, all else on standard error."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import polars as pl
 import pytest
 
 from recsys import publisher
-from recsys.client import Client, Unreachable
+from recsys.client import Client
 from recsys.config import as_json, with_settings
 from recsys.presets import tiny
 from streaming.proto.recommender_pb2 import Degraded, RecommendRequest
@@ -120,7 +121,7 @@ def test_a_loop_prints_what_the_contract_says(toy: dict[str, Any]) -> None:
     assert len(toy["gap"]["slope_interval"]) == 2
     assert 60 < toy["freshness_s"]["p50"] <= toy["freshness_s"]["p99"] < 140
     assert toy["books"]["balanced"] is True
-    assert toy["books"]["decisions"]["total"] == toy["decisions"]
+    assert sum(toy["books"]["decisions"].values()) == toy["decisions"]
     assert 0 < toy["share_of_oracle"] < 1
     assert 0 < toy["compute_s"] < toy["seconds"]
     assert 100 < toy["peak_rss_mb"] < 3000
@@ -174,11 +175,7 @@ def test_ctrl_c_stops_a_loop_and_it_reports(tmp_path: Path) -> None:
 
 def test_print_config_prints_it_and_does_nothing_else(run: Forker, tmp_path: Path) -> None:
     options = ("--preset", "tiny", "--set", "learner.trainer.lr=1e-3", "--set", "join.window_ms=30000", "--print-config")
-    for command in (
-        ("loop", "--out", tmp_path / "out"),
-        ("serve", "--log", f"sqlite:///{tmp_path}/log.db", "--state", tmp_path / "state", "--address", "127.0.0.1:0"),
-        ("learn", "--log", f"sqlite:///{tmp_path}/log.db", "--state", tmp_path / "state"),
-    ):
+    for command in (("loop", "--out", tmp_path / "out"), ("learn", "--log", f"sqlite:///{tmp_path}/log.db", "--state", tmp_path / "state")):
         done = run(*command, *options)
         assert (done.status, done.errors) == (0, "")
         assert done.output.strip() == as_json(with_settings(tiny(), ["learner.trainer.lr=1e-3", "join.window_ms=30000"]))
@@ -276,7 +273,7 @@ def test_a_run_is_in_mlflow_with_its_figures_and_its_version(run: Forker, tmp_pa
 def kuairand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first rows of the packaged sample under the names and in the columns that KuaiRand is published with; `csv` and `parquet`."""
     sample = ROOT / "recsys" / "sample"
-    log = pl.read_parquet(sample / "log.parquet").head(1500).with_columns(is_hate=pl.lit(0))
+    log = pl.read_parquet(sample / "log.parquet").head(120).with_columns(is_hate=pl.lit(0))
     names = {"item_id": "video_id", "event_time_ms": "time_ms", "click": "is_click", "like": "is_like"}
     log = log.rename(names)
     items = pl.read_parquet(sample / "items.parquet").join(log, on="video_id", how="semi")
@@ -308,10 +305,10 @@ def test_an_imported_log_teaches_and_is_never_ones_own(run: Forker, kuairand: Pa
         assert (done.status, done.output) == (0, ""), done.errors
         found, _ = _replayed(run, tmp_path / form, tmp_path / f"{form}-state")
         decisions = found["books"]["decisions"]
-        assert decisions["foreign"] == decisions["total"] > 1000
+        assert decisions["foreign"] == decisions["total"] > 100
         assert decisions["trained"] == 0
         assert found["books"]["taught"] == decisions["total"]
-        assert found["versions"] > 100
+        assert found["versions"] > 30
         digests.add(found["weights_digest"])
     assert len(digests) == 1
     untaught = run(
@@ -331,26 +328,28 @@ def test_what_nobody_showed_is_context_and_the_user_is_told(run: Forker, tmp_pat
     """MovieLens spans 20 years and knows of no exposures."""
     if not MOVIELENS.is_dir():
         pytest.skip(f"no {MOVIELENS}")
-    done = run("data", "import", MOVIELENS, "--format", "movielens", "--archive", tmp_path / "archive")
+    pl.read_parquet(MOVIELENS / "ratings.parquet").gather_every(10).write_parquet(tmp_path / "ratings.parquet")
+    shutil.copy(MOVIELENS / "movies.parquet", tmp_path)
+    done = run("data", "import", tmp_path, "--format", "movielens", "--archive", tmp_path / "archive")
     assert done.status == 0, done.errors
     assert "nothing to learn from" in done.errors
     found, errors = _replayed(run, tmp_path / "archive", tmp_path / "state")
     assert "nothing was learned" in " ".join(errors.split())
-    assert found["books"]["interactions"] > 100_000
+    assert found["books"]["interactions"] > 10_000
     assert found["books"]["decisions"]["total"] == 0
-    assert found["seconds"] < 60
+    assert found["seconds"] < 30
 
 
 def test_a_table_needs_only_the_names_of_its_columns(run: Forker, tmp_path: Path) -> None:
-    rows = [f"u{n % 20},i{n % 7},{1_700_000_000 + 20 * n},{int(n % 7 == n % 20 % 3)}" for n in range(600)]
+    rows = [f"u{n % 20},i{n % 7},{1_700_000_000 + 20 * n},{int(n % 7 == n % 20 % 3)}" for n in range(120)]
     (tmp_path / "clicks.csv").write_text("\n".join(["who,what,ts,clicked", *rows]))
     (tmp_path / "items.csv").write_text("\n".join(["what,title,genre", *(f"i{n},Title {n},{'ab'[n % 2]}" for n in range(7))]))
     columns = ("--user", "who", "--item", "what", "--time", "ts", "--click", "clicked", "--items", tmp_path / "items.csv")
     done = run("data", "import", tmp_path / "clicks.csv", *columns, "--archive", tmp_path / "archive")
     assert done.status == 0, done.errors
     found, _ = _replayed(run, tmp_path / "archive", tmp_path / "state")
-    assert found["books"]["decisions"]["foreign"] == 600
-    assert found["books"]["taught"] == 600
+    assert found["books"]["decisions"]["foreign"] == 120
+    assert found["books"]["taught"] == 120
     wrong = run("data", "import", tmp_path / "clicks.csv", "--archive", tmp_path / "other")
     assert wrong.status == 2
     assert "no column 'user_id'; there are who, what, ts, clicked" in wrong.errors
@@ -369,7 +368,10 @@ def test_an_imported_log_warms_a_learner_up_and_a_server_serves_it(run: Forker, 
         assert server.stderr is not None
         port = next(line for line in server.stderr if "serving on" in line).split("127.0.0.1:")[1].split(";")[0]
         with Client(f"127.0.0.1:{port}") as client:
-            _wait(lambda: _served(client) == {"online": 1, "offline": 1}, 60)
+            deadline_s = time.monotonic() + 60
+            while {variant.policy_version for variant in client.status().variants} != {1}:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.1)
             answer = client.recommend(RecommendRequest(user_id="somebody", slate_size=3))
             assert answer.policy_version == 1
             assert answer.degraded == Degraded.DEGRADED_NONE
@@ -380,21 +382,7 @@ def test_an_imported_log_warms_a_learner_up_and_a_server_serves_it(run: Forker, 
         ends = [(process.communicate(timeout=30), process.returncode) for process in (learner, server)]
     assert [status for _, status in ends] == [0, 0]
     said = json.loads((state / "online" / "metrics.jsonl").read_text().splitlines()[0])
-    assert said["warm_start_sequences"] > 100
-
-
-def _served(client: Client) -> dict[str, int]:
-    try:
-        return {variant.variant: variant.policy_version for variant in client.status().variants}
-    except Unreachable:
-        return {}
-
-
-def _wait(happened: Any, seconds: float) -> None:
-    deadline_s = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
+    assert said["warm_start_sequences"] > 20
 
 
 # Last, because it waits -----------------------------------------------------------------------------------------------
