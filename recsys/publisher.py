@@ -31,10 +31,9 @@ def publish(artifact: Artifact, variant_dir: Path, published_at_ms: int) -> Publ
     """Write the version that `artifact.facts` names, then point CURRENT at it. FileExistsError: a version number is never reused."""
     version = int(artifact.facts["policy_version"])
     directory = variant_dir / "versions" / str(version)
-    if version <= newest_version(variant_dir):
-        raise FileExistsError(
-            f"version {version} of {variant_dir.name} is not above {newest_version(variant_dir)}; no number is used twice"
-        )
+    newest = newest_version(variant_dir)
+    if version <= newest:
+        raise FileExistsError(f"version {version} of {variant_dir.name} is not above {newest}: a number is never used twice")
     with new_directory(directory) as temporary:
         digest = artifacts.write(artifact, temporary)
     point_to(variant_dir, Published(version, directory, digest, published_at_ms))
