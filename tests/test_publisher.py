@@ -36,7 +36,7 @@ def test_what_is_published_is_current_and_loads(tmp_path: Path) -> None:
 def test_a_number_is_not_published_twice(tmp_path: Path) -> None:
     published(tmp_path / "online", 1)
     before = current(tmp_path / "online")
-    with pytest.raises(FileExistsError, match="version 1 of online was published before; a number is never used twice"):
+    with pytest.raises(FileExistsError, match="version 1 of online is not above 1: a number is never used twice"):
         published(tmp_path / "online", 1)
     assert current(tmp_path / "online") == before
     published(tmp_path / "offline", 1)
