@@ -82,7 +82,7 @@ def main() -> None:
 
 @app.command()
 def loop(
-    minutes: Annotated[int, typer.Option(min=1, max=100_000, help="World minutes to run.")] = 122,
+    minutes: Annotated[int, typer.Option(min=1, max=100_000, help="World minutes to run.")] = 120,
     world: Annotated[str, typer.Option(help=f"Who answers: {', '.join(SCENES)}.")] = "sample",
     seed: Seed = 0,
     preset: Preset = "standard",

@@ -34,7 +34,8 @@ from streaming.log import Entry, EventLog
 
 LOG = logging.getLogger(__name__)
 
-TICK_MS, MINUTE_MS = 1_000, 60_000
+TICK_MS, LEARN_MS, MINUTE_MS = 1_000, 2_000, 60_000
+"""How often, in the world's time, the server ticks and the learner looks into the log."""
 HISTORY_ENDS_MS = 5 * MINUTE_MS
 """So long before a world begins its history ends: all of it has closed by then."""
 
@@ -150,7 +151,8 @@ class Loop:
         if turn.organic:
             self.client.record(turn.organic)
         if turn.request is not None:
-            self._deliver(turn.event_time_ms)
+            if self._waits_for(turn.request.user_id, turn.event_time_ms):
+                self._deliver(turn.event_time_ms)
             response = self.client.recommend(turn.request)
             events = self.scene.world.respond(response)
             self.tally.decided(turn, response, events, self.scene.world)
@@ -164,15 +166,24 @@ class Loop:
             self.clock.advance_to(next_ms)
             self._deliver(next_ms)
             self.server.step()
-            started = time.perf_counter()
-            published = self.learner.step()
-            self.tally.learn_s += time.perf_counter() - started
-            for keeper in self.keepers:
-                published += keeper.step()
-            if published:
-                self.server.step()
-                self._note_freshness()
+            if next_ms % LEARN_MS == 0:
+                self._learn()
         self.clock.advance_to(until_ms)
+
+    def _learn(self) -> None:
+        """Learn what is complete, and serve it at once."""
+        started = time.perf_counter()
+        published = self.learner.step()
+        self.tally.learn_s += time.perf_counter() - started
+        for keeper in self.keepers:
+            published += keeper.step()
+        if published:
+            self.server.step()
+            self._note_freshness()
+
+    def _waits_for(self, user_id: str, now_ms: int) -> bool:
+        """Whether an event of this user is due: it must be there before his next request; the others can wait for the second to end."""
+        return any(due_ms <= now_ms and event.user_id == user_id for due_ms, _, event in self._pending)
 
     def _deliver(self, now_ms: int) -> None:
         due = []
