@@ -156,7 +156,7 @@ def serve(
     server = server_of(config, place)
     port = server.start()
     LOG.info("serving on %s:%d; log %s, state %s", address.rpartition(":")[0], port, log, state)
-    run([server], _stop_on_signals(), interval_s=0.1)
+    run([server], _stop_on_signals(), interval_s=0.05)
     return None
 
 
@@ -177,7 +177,7 @@ def learn(
     place = Place(log=_open(log, partitions=partitions), items_log=_open(log, ITEMS_SUFFIX), state_dir=state, seed=seed)
     process = LearnerProcess(config, place)
     LOG.info("learning from %s into %s, version %d", log, state, process.learner.policy_version)
-    run([process], _stop_on_signals(), interval_s=0.1)
+    run([process], _stop_on_signals(), interval_s=0.05)
     return None
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from recsys.abtest import gap_with_slope
 from recsys.config import as_json
 from recsys.dashboard import Progress, VariantProgress
-from recsys.loop import Loop
+from recsys.loop import LEARN_MS, Loop
 from recsys.report import Books, Freshness, NewItems, Percentiles, RunResult, Timing, VariantResult
 
 ISOLATION = "each user is in one variant; the learning variant learns from its own users' decisions only, the frozen one from none"
@@ -116,7 +116,7 @@ def _freshness(loop: Loop, minutes: int) -> Freshness:
         window_s=_always(join.window_ms / 1000),
         lateness_s=_always(join.lateness_ms / 1000),
         disorder_s=_always(join.disorder_ms / 1000),
-        tick_s=_always(loop.config.server.tick_interval_ms / 1000),
+        tick_s=_always(LEARN_MS / 1000),
         bucket_wait_s=Percentiles.of([max(0.0, age_s - waited_s) for age_s in ages_s]),
         compute_s=Percentiles.of(compute_s),
         by_minute=[

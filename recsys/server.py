@@ -64,7 +64,7 @@ class ServerConfig:
     max_message_bytes: int = 1_000_000
     reflection: bool = False
     """Whether anybody may ask which methods there are."""
-    tick_interval_ms: int = 1_000
+    tick_interval_ms: int = 250
     grace_s: float = 5.0
     """How long `close` lets calls in flight finish."""
 
