@@ -136,14 +136,12 @@ def test_a_loop_leaves_its_report(toy: dict[str, Any]) -> None:
     assert said["weights_digest"] == toy["weights_digest"]
 
 
-@pytest.mark.parametrize("log", ["memory:", "sqlite", "kafka"])
+@pytest.mark.parametrize("log", ["memory:", "kafka"])
 def test_one_seed_gives_the_same_run_on_every_log(
     toy: dict[str, Any], run: Forker, tmp_path: Path, request: pytest.FixtureRequest, log: str
 ) -> None:
     url = log
-    if log == "sqlite":
-        url = f"sqlite:///{tmp_path / 'its own' / 'log.db'}"
-    elif log == "kafka":
+    if log == "kafka":
         broker: Broker = request.getfixturevalue("broker")
         url = f"kafka://{broker.bootstrap}/cli-{uuid.uuid4().hex}"
     done = run(*TOY, "--out", tmp_path / "out", "--log", url)
@@ -273,7 +271,7 @@ def test_a_run_is_in_mlflow_with_its_figures_and_its_version(run: Forker, tmp_pa
 def kuairand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first rows of the packaged sample under the names and in the columns that KuaiRand is published with; `csv` and `parquet`."""
     sample = ROOT / "recsys" / "sample"
-    log = pl.read_parquet(sample / "log.parquet").head(120).with_columns(is_hate=pl.lit(0))
+    log = pl.read_parquet(sample / "log.parquet").head(60).with_columns(is_hate=pl.lit(0))
     names = {"item_id": "video_id", "event_time_ms": "time_ms", "click": "is_click", "like": "is_like"}
     log = log.rename(names)
     items = pl.read_parquet(sample / "items.parquet").join(log, on="video_id", how="semi")
@@ -305,10 +303,10 @@ def test_an_imported_log_teaches_and_is_never_ones_own(run: Forker, kuairand: Pa
         assert (done.status, done.output) == (0, ""), done.errors
         found, _ = _replayed(run, tmp_path / form, tmp_path / f"{form}-state")
         decisions = found["books"]["decisions"]
-        assert decisions["foreign"] == decisions["total"] > 100
+        assert decisions["foreign"] == decisions["total"] > 50
         assert decisions["trained"] == 0
         assert found["books"]["taught"] == decisions["total"]
-        assert found["versions"] > 30
+        assert found["versions"] > 20
         digests.add(found["weights_digest"])
     assert len(digests) == 1
     untaught = run(
@@ -328,28 +326,28 @@ def test_what_nobody_showed_is_context_and_the_user_is_told(run: Forker, tmp_pat
     """MovieLens spans 20 years and knows of no exposures."""
     if not MOVIELENS.is_dir():
         pytest.skip(f"no {MOVIELENS}")
-    pl.read_parquet(MOVIELENS / "ratings.parquet").gather_every(10).write_parquet(tmp_path / "ratings.parquet")
+    pl.read_parquet(MOVIELENS / "ratings.parquet").gather_every(50).write_parquet(tmp_path / "ratings.parquet")
     shutil.copy(MOVIELENS / "movies.parquet", tmp_path)
     done = run("data", "import", tmp_path, "--format", "movielens", "--archive", tmp_path / "archive")
     assert done.status == 0, done.errors
     assert "nothing to learn from" in done.errors
     found, errors = _replayed(run, tmp_path / "archive", tmp_path / "state")
     assert "nothing was learned" in " ".join(errors.split())
-    assert found["books"]["interactions"] > 10_000
+    assert found["books"]["interactions"] > 2_000
     assert found["books"]["decisions"]["total"] == 0
     assert found["seconds"] < 30
 
 
 def test_a_table_needs_only_the_names_of_its_columns(run: Forker, tmp_path: Path) -> None:
-    rows = [f"u{n % 20},i{n % 7},{1_700_000_000 + 20 * n},{int(n % 7 == n % 20 % 3)}" for n in range(120)]
+    rows = [f"u{n % 20},i{n % 7},{1_700_000_000 + 20 * n},{int(n % 7 == n % 20 % 3)}" for n in range(60)]
     (tmp_path / "clicks.csv").write_text("\n".join(["who,what,ts,clicked", *rows]))
     (tmp_path / "items.csv").write_text("\n".join(["what,title,genre", *(f"i{n},Title {n},{'ab'[n % 2]}" for n in range(7))]))
     columns = ("--user", "who", "--item", "what", "--time", "ts", "--click", "clicked", "--items", tmp_path / "items.csv")
     done = run("data", "import", tmp_path / "clicks.csv", *columns, "--archive", tmp_path / "archive")
     assert done.status == 0, done.errors
     found, _ = _replayed(run, tmp_path / "archive", tmp_path / "state")
-    assert found["books"]["decisions"]["foreign"] == 120
-    assert found["books"]["taught"] == 120
+    assert found["books"]["decisions"]["foreign"] == 60
+    assert found["books"]["taught"] == 60
     wrong = run("data", "import", tmp_path / "clicks.csv", "--archive", tmp_path / "other")
     assert wrong.status == 2
     assert "no column 'user_id'; there are who, what, ts, clicked" in wrong.errors
@@ -382,7 +380,7 @@ def test_an_imported_log_warms_a_learner_up_and_a_server_serves_it(run: Forker, 
         ends = [(process.communicate(timeout=30), process.returncode) for process in (learner, server)]
     assert [status for _, status in ends] == [0, 0]
     said = json.loads((state / "online" / "metrics.jsonl").read_text().splitlines()[0])
-    assert said["warm_start_sequences"] > 20
+    assert said["warm_start_sequences"] > 10
 
 
 # Last, because it waits -----------------------------------------------------------------------------------------------
