@@ -279,6 +279,7 @@ def _set_up() -> None:
     torch.set_num_threads(1)
     threadpool_limits(1)
     gc.set_threshold(100_000, 50, 100)
+    gc.freeze()  # what was imported stays; to look through it once more at the end would take a second and a half
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("recsys").setLevel(logging.INFO)
