@@ -7,9 +7,7 @@ import gc
 import json
 import logging
 import os
-import resource
 import shlex
-import shutil
 import signal
 import sys
 import threading
@@ -29,13 +27,14 @@ from threadpoolctl import threadpool_limits
 from typer.exceptions import TyperException
 
 from models.artifact import BadArtifact
-from recsys import bench as benches
 from recsys import datasets, publisher
+from recsys.bench.commands import bench
 from recsys.checkpoint import StateBusy
 from recsys.config import Config, as_json, with_settings
 from recsys.dashboard import LiveTable
 from recsys.imports import Frames, write_import
-from recsys.loop import SCENES, Loop, Stage, sample_scene, write_history
+from recsys.loop import SCENES, Loop, Stage, write_history
+from recsys.options import AsJson, Seed, Settings, about, fresh_directory, peak_rss_mb
 from recsys.outcome import progress_of, result_of
 from recsys.presets import PRESETS
 from recsys.processes import LearnerProcess, Place, run, server_of
@@ -47,7 +46,6 @@ from streaming.log import LogUnavailable, OffsetGone
 
 app = typer.Typer(help="One decoder generates the slate; what users do with it changes the weights within a minute.", no_args_is_help=True)
 data = typer.Typer(help="Public logs in, archives and catalogues out.", no_args_is_help=True)
-bench = typer.Typer(help="What it costs, in figures.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 
@@ -58,9 +56,6 @@ FAILURES = (LogUnavailable, OffsetGone, OSError)
 """What failed around us: exit status 1."""
 
 Preset = Annotated[str, typer.Option(help=f"A whole configuration: {', '.join(PRESETS)}.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one setting: learner.trainer.lr=1e-3.")]
-Seed = Annotated[int, typer.Option(min=0, help="All randomness derives from it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 LogUrl = Annotated[str, typer.Option("--log", help="sqlite:///PATH, kafka://HOST:PORT/TOPIC or memory:")]
 State = Annotated[Path, typer.Option(help="Directory of versions and checkpoints.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the configuration and stop.")]
@@ -100,7 +95,7 @@ def loop(
     if world not in SCENES:
         raise ValueError(f"--world is {world!r}; it must be one of {', '.join(SCENES)}")
     started = time.perf_counter()
-    state_dir = _fresh(out)
+    state_dir = fresh_directory(out)
     url = log or f"sqlite:///{(out / 'events.db').resolve()}"
     LOG.info("making the world %s", world)
     scene = SCENES[world](minutes, seed)
@@ -115,7 +110,7 @@ def loop(
             if stop.is_set():
                 LOG.warning("stopped after %d of %d world minutes: the report says so", done, minutes)
                 break
-    facts = {"version": version("recsys"), "threads": torch.get_num_threads(), "command": _command(), "peak_rss_mb": _peak_rss_mb()}
+    facts = {"version": version("recsys"), "threads": torch.get_num_threads(), "command": _command(), "peak_rss_mb": peak_rss_mb()}
     result = result_of(running, done, time.perf_counter() - started, facts)
     running.close()
     page = write_report(result, out)
@@ -203,7 +198,7 @@ def replay(
     if not books["trained"] + done.books["taught"]:
         LOG.warning("nothing was learned: no decision in the archive was shown; %d interactions are context", done.books["interactions"])
     if as_json:
-        typer.echo(json.dumps(asdict(done) | _about(seed)))
+        typer.echo(json.dumps(asdict(done) | about(seed)))
 
 
 @data.command("import")
@@ -256,24 +251,6 @@ def sample(
     datasets.make_sample(kuairand, out)
 
 
-@bench.command("loop")
-def bench_loop(
-    seconds: Annotated[float, typer.Option(min=5, help="How long requests are timed while a learner runs beside.")] = 60,
-    seed: Seed = 0,
-    settings: Settings = None,
-    out: Annotated[Path, typer.Option(help="Directory of this run; emptied of an earlier run.")] = Path("runs/bench-loop"),
-    as_json: AsJson = False,
-) -> None:
-    """Warm start, Recommend while a learner runs in another process, and from feedback to served weights."""
-    _fresh(out)
-    started = time.perf_counter()
-    figures = benches.bench_loop(sample_scene(60, seed), out, seed, seconds, settings or [])
-    for name, value in figures.items():
-        typer.echo(f"{name}: {value}", err=True)
-    if as_json:
-        typer.echo(json.dumps(figures | _about(seed) | {"seconds": time.perf_counter() - started}))
-
-
 def _set_up() -> None:
     """One thread a process for torch and BLAS (more fight each other on small work), quiet libraries, progress on stderr."""
     torch.set_num_threads(1)
@@ -312,16 +289,6 @@ def _access() -> Access:
     return Access(bearer_tokens=tokens, **{name: Path(path) for name, path in paths.items() if path})
 
 
-def _fresh(out: Path) -> Path:
-    """The state directory of a new run in `out`; removes what an earlier run of ours left there, and nothing else."""
-    for name in ("state", "mlflow-artifacts"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("events.db", "events.db-wal", "events.db-shm", "report.html", "report.json", "mlflow.db"):
-        (out / name).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    return out / "state"
-
-
 def _record(result: Any, out: Path, state_dir: Path) -> None:
     figures = {"decisions": float(result.decisions), "versions_published": float(result.versions_published), "seconds": result.seconds}
     figures |= {f"reward_{name}": variant.reward for name, variant in result.variants.items() if variant.reward is not None}
@@ -345,14 +312,6 @@ def _stop_on_signals() -> threading.Event:
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, ask)
     return stop
-
-
-def _about(seed: int) -> dict[str, Any]:
-    return {"version": version("recsys"), "seed": seed, "threads": torch.get_num_threads(), "peak_rss_mb": _peak_rss_mb()}
-
-
-def _peak_rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _command() -> str:

@@ -15,7 +15,8 @@ MAX_LINES = 400
 ROWS = """
 __main__
 cli
-bench outcome
+bench.commands
+bench bench.loop outcome
 loop processes replay report dashboard presets verify
 config
 server learner keeper tally
@@ -26,7 +27,7 @@ features
 memory
 worlds datasets
 truth tables
-imports
+imports options
 click_model
 abtest ope experiment catalogue ledger tokens durable client
 recommender_pb2_grpc
