@@ -34,16 +34,23 @@ class DecoderConfig:
     heads: int = 4
     history: int = 64
     """L: memory rows that are read, the newest."""
+    reach: int = 4
+    """Rows that a row's key and value are made of: itself and those just before it."""
     max_slots: int = 100
     gaps: int = 16
     """Buckets of the time between a row and the row before."""
     features: int = 512
     """Buckets of the request's context entries; the first is padding."""
     dropout: float = 0.1
+    """Of what a block adds, while training."""
+    row_dropout: float = 0.0
+    """Of what a row says, while training."""
 
     def __post_init__(self) -> None:
-        limits = {"width": (8, 4096), "layers": (1, 64), "heads": (1, 64), "history": (1, 4096), "max_slots": (1, 100)}
-        for name, (low, high) in (limits | {"gaps": (2, 256), "features": (2, 1_000_000), "dropout": (0, 0.9)}).items():
+        limits = {"width": (8, 4096), "layers": (1, 64), "heads": (1, 64), "history": (1, 4096), "reach": (1, 64), "max_slots": (1, 100)}
+        for name, (low, high) in (
+            limits | {"gaps": (2, 256), "features": (2, 1_000_000), "dropout": (0, 0.9), "row_dropout": (0, 0.9)}
+        ).items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"decoder.{name} is {value}; it must be {low}..{high}")
@@ -53,7 +60,11 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """What the policy saw, int64. Memory rows are right-aligned: the newest is last; a padded row has kind 0."""
+    """What the policy saw, int64. Memory rows are right-aligned: the newest is last; a padded row has kind 0.
+
+    Up to `history + reach - 1` rows: those before the newest `history` are not attended to, they only colour the ones behind them,
+    so that a row is the same whether it is read fresh or was kept.
+    """
 
     item_BL: IntArray
     kind_BL: IntArray
@@ -81,6 +92,12 @@ class Memory:
     keys: Tensor
     values: Tensor
     bias: Tensor
+    row_BLD: Tensor
+    """What each row says; the newest one is where a slate begins."""
+
+    def newest(self) -> Tensor:
+        """The newest row of each request, (B, D); 0 where there is none."""
+        return self.row_BLD[:, -1] if self.row_BLD.shape[1] else self.row_BLD.sum(1)
 
 
 class Block(nn.Module):
@@ -94,14 +111,14 @@ class Block(nn.Module):
         self.outward = nn.Linear(4 * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BSD: Tensor, memory: Memory) -> Tensor:
-        """The new states, (B, S, D)."""
+    def forward(self, x_BSD: Tensor, memory: Memory, *, alone: bool = False) -> Tensor:
+        """The new states, (B, S, D). `alone`: each is a first slot, which sees no other."""
         batch, slots, width = x_BSD.shape
         inner = self.inward(normed(x_BSD, self.norm))
         heads_BHSd = inner[..., : 4 * width].view(batch, slots, 4 * self.heads, -1).transpose(1, 2)
         cross, query, key, value = heads_BHSd.chunk(4, 1)
         read = F.scaled_dot_product_attention(cross, memory.keys, memory.values, memory.bias)
-        own = F.scaled_dot_product_attention(query, key, value, is_causal=slots > 1)
+        own = value if alone else F.scaled_dot_product_attention(query, key, value, is_causal=slots > 1)
         both = torch.cat([read, own], 1).transpose(1, 2).flatten(2)
         mixed = torch.cat([both, F.relu(inner[..., 4 * width :]).square()], -1)
         hidden: Tensor = x_BSD + self.dropout(self.outward(mixed))
@@ -132,6 +149,7 @@ class Decoder(nn.Module):
         self.feature = nn.Embedding(config.features, width, padding_idx=0)
         self.slot = nn.Embedding(config.max_slots, width)
         self.from_slot = nn.Linear(width, width, bias=False)
+        self.mix = nn.Parameter(torch.zeros(config.reach, width))
         self.row_norm = nn.Parameter(torch.ones(width))
         self.keys_values = nn.Linear(width, 2 * width, bias=False)
         self.nothing = nn.Parameter(torch.zeros(2, width))
@@ -144,18 +162,20 @@ class Decoder(nn.Module):
         self.log_scale = nn.Parameter(torch.full((len(codes) + 1,), math.log(LOGIT_SCALE)))
         self.value = nn.Linear(width, width)
         self.value_level = nn.Linear(width, 1)
+        self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()
 
     def _start(self) -> None:
-        for weight in (self.kind.weight, self.gap.weight, self.feature.weight, self.slot.weight, *self.code_weights()):
+        for weight in (self.feature.weight, self.slot.weight, *self.code_weights()):
             nn.init.normal_(weight, std=0.1)
-        for embedding in (self.kind, self.feature):
-            with torch.no_grad():
-                embedding.weight[0] = 0
+        for weight in (self.table.weight, self.kind.weight, self.gap.weight):  # no louder than an item's content
+            nn.init.normal_(weight, std=0.02)
+        with torch.no_grad():
+            self.kind.weight[0] = self.feature.weight[0] = 0
+            self.mix[-1] = 1
         for block in self.blocks:
             assert isinstance(block, Block)
             nn.init.normal_(block.outward.weight, std=0.02)
-        nn.init.normal_(self.table.weight, std=0.02)
 
     @property
     def capacity(self) -> int:
@@ -201,20 +221,46 @@ class Decoder(nn.Module):
 
     def memory(self, vectors: Vectors, context: Context) -> Memory:
         """Keys and values of the context rows, after a learned pair that stands for having nothing to read."""
-        item_BL, kind_BL, gap_BL = (torch.from_numpy(x) for x in (context.item_BL, context.kind_BL, context.gap_BL))
-        batch, length = item_BL.shape
-        row_BLD = F.embedding(item_BL, vectors.item_RD) + self.kind(kind_BL) + self.gap(gap_BL)
+        row_BLD = self._row_vectors(vectors, context)
+        blank_BL = torch.from_numpy(context.kind_BL[:, context.kind_BL.shape[1] - row_BLD.shape[1] :] == 0)
+        batch, length = blank_BL.shape
         pair = torch.cat([self.nothing.view(1, 1, -1).expand(batch, 1, -1), self.keys_values(normed(row_BLD, self.row_norm))], 1)
         keys, values = pair.view(batch, length + 1, 2 * self.config.heads, -1).transpose(1, 2).chunk(2, 1)
         # row 0 stands for nothing; then by age, so that a new row moves the bias and not the keys
         age = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(length, 0, -1)])
-        blank = F.pad(kind_BL == 0, (1, 0))[:, None, None]
-        return Memory(keys, values, self.recency[:, age][None, :, None].masked_fill(blank, -torch.inf))
+        blank = F.pad(blank_BL, (1, 0))[:, None, None]
+        return Memory(keys, values, self.recency[:, age][None, :, None].masked_fill(blank, -torch.inf), row_BLD)
 
-    def first_input(self, context: Context) -> Tensor:
-        """The input of the first slot, (B, D): what the request itself says."""
+    def _row_vectors(self, vectors: Vectors, context: Context) -> Tensor:
+        """What each of the newest `history` rows says, coloured by the rows just before it (a causal depthwise convolution)."""
+        item_BL, kind_BL, gap_BL = (torch.from_numpy(x) for x in (context.item_BL, context.kind_BL, context.gap_BL))
+        said_BLD = F.embedding(item_BL, vectors.item_RD) + self.kind(kind_BL) + self.gap(gap_BL)
+        said_BLD = F.pad(self.row_dropout(said_BLD) * (kind_BL > 0)[..., None], (0, 0, self.config.reach - 1, 0))
+        parts = [said_BLD[:, back : back + item_BL.shape[1]] * weight_D for back, weight_D in enumerate(self.mix)]
+        return torch.stack(parts).sum(0)[:, -self.config.history :]
+
+    def first_input(self, memory: Memory, context: Context) -> Tensor:
+        """The input of the first slot, (B, D): the newest row and what the request itself says."""
         features_BD: Tensor = self.feature(torch.from_numpy(context.feature_BX)).sum(1)
-        return self.slot.weight[0] + features_BD
+        return memory.newest() + self.slot.weight[0] + features_BD
+
+    def place_states(self, vectors: Vectors, context: Context) -> Tensor:
+        """The first slot's state as of each row of the memory, (B, L, D): what would be asked if that row were the newest.
+
+        For training on whole sequences: it is what `states` gives for as many requests, at the cost of one.
+        """
+        memory = self.memory(vectors, context)
+        length = memory.row_BLD.shape[1]
+        age_LL = torch.arange(length)[:, None] - torch.arange(length)
+        recency = torch.cat([self.recency[:, :1, None].expand(-1, length, -1), self.recency[:, 1 + age_LL.clamp(min=0)]], 2)
+        hidden = F.pad(age_LL < 0, (1, 0)) | torch.isinf(memory.bias)
+        upto = Memory(memory.keys, memory.values, recency[None].masked_fill(hidden, -torch.inf), memory.row_BLD)
+        features_BD = self.feature(torch.from_numpy(context.feature_BX)).sum(1)
+        x_BLD = memory.row_BLD + (self.slot.weight[0] + features_BD)[:, None]
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            x_BLD = block(x_BLD, upto, alone=True)
+        return normed(x_BLD, self.norm)
 
     def next_input(self, vectors: Vectors, chosen_BS: Tensor) -> Tensor:
         """The inputs of slots 1.., (B, S, D), after the items chosen in the slots before them."""
@@ -223,7 +269,7 @@ class Decoder(nn.Module):
     def states(self, vectors: Vectors, context: Context, slate_BS: Tensor) -> Tensor:
         """States of all slots of known slates, (B, S, D): each sees the context and the slots before it."""
         memory = self.memory(vectors, context)
-        x_BSD = torch.cat([self.first_input(context)[:, None], self.next_input(vectors, slate_BS[:, :-1])], 1)
+        x_BSD = torch.cat([self.first_input(memory, context)[:, None], self.next_input(vectors, slate_BS[:, :-1])], 1)
         for block in self.blocks:
             x_BSD = block(x_BSD, memory)
         return normed(x_BSD, self.norm)
