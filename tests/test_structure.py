@@ -16,7 +16,7 @@ ROWS = """
 __main__
 cli
 bench.commands
-bench bench.loop outcome
+bench bench.loop bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine outcome
 loop processes replay report dashboard presets verify
 config
 server learner keeper tally
@@ -42,6 +42,10 @@ DOORS = {
     "mlflow": ["recsys/publisher.py"],
     "torchrec": ["models/embeddings.py"],
     "faiss": ["models/tokenizer.py"],
+    "transformers": ["recsys/bench/transformers_slates.py"],
+    "rectools": ["recsys/bench/rectools_script.py"],
+    "pytorch_lightning": ["recsys/bench/rectools_script.py"],
+    "pandas": ["recsys/bench/rectools_script.py"],
 }
 """The only files that may import these."""
 
