@@ -83,17 +83,17 @@ def fit(model: NextItemModel, sequences: Sequence[IntArray], config: FitConfig, 
     module = model.module
     weights = list(module.parameters())
     mean = [weight.detach().clone() for weight in weights]
-    optimizer = _optimizer(module, config)
-    best, best_epoch, kept, trained_s, step, epoch = -math.inf, 0, mean, 0.0, 0, 0
+    optimizer = optimizer_of(module, config)
+    best, best_epoch, kept, trained_s, number, epoch = -math.inf, 0, mean, 0.0, 0, 0
     for epoch in range(1, config.max_epochs + 1):
         begun = time.perf_counter()
         module.train()
         total = 0.0
         for item_BL, target_BL in windows.batches(config.batch, random):
-            step += 1
-            total += _step(model, optimizer, config, step, item_BL, target_BL)
+            number += 1
+            total += learn(model, optimizer, config, number, item_BL, target_BL)
             with torch.no_grad():
-                torch._foreach_lerp_(mean, [weight.detach() for weight in weights], 1 - min(config.mean_decay, step / (step + 9)))
+                torch._foreach_lerp_(mean, [weight.detach() for weight in weights], 1 - min(config.mean_decay, number / (number + 9)))
         module.eval()
         trained_s += time.perf_counter() - begun
         present = [weight.detach().clone() for weight in weights]
@@ -159,11 +159,11 @@ def _firsts(places: int, length: int, stride: int) -> range:
     return range(0, max(1, places - length + stride), stride) if places > 0 else range(0)
 
 
-def _optimizer(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+def optimizer_of(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(module.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, foreach=True)
 
 
-def _step(
+def learn(
     model: NextItemModel, optimizer: torch.optim.Optimizer, config: FitConfig, step: int, item_BL: IntArray, target_BL: IntArray
 ) -> float:
     for group in optimizer.param_groups:
