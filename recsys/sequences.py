@@ -145,7 +145,7 @@ def _arrays(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.floatin
     if not path.is_file():
         raise ImportRefused(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["ids"], file["emb"]
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as named:
+            return named["ids"], named["emb"]
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ImportRefused(f"{path}: it must be an .npz file with the arrays ids and emb, and no objects in them") from error
