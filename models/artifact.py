@@ -1,12 +1,12 @@
 """One immutable, digested version on disk: weights, tokenizer, vocabulary and counts, as safetensors and JSON.
 
 Knows nothing of when or why it was made, nor of who serves it. `manifest.json` is written last and holds the SHA-256 of
-every other file; what does not verify is not opened.
+every other file; what does not verify is not opened, what is not safetensors is not read, and what is opened must fit together.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from models.content import ContentRule, FloatArray
 from models.decoder import Decoder, DecoderConfig
+from models.embeddings import capacity_for
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+VOCABULARY = "vocabulary.json"
+TENSORS = ("items", "weights")
+"""Each a file `<name>.safetensors`."""
+FILES = (VOCABULARY, *(f"{name}.safetensors" for name in TENSORS))
+"""All that a version consists of, beside the manifest."""
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 class BadArtifact(Exception):
@@ -50,26 +59,21 @@ class Artifact:
 
 
 def write(artifact: Artifact, directory: Path) -> str:
-    """Write into an empty directory, files synced, manifest last; returns the digest (SHA-256 of the manifest)."""
+    """Write into an empty directory, manifest last; returns the digest (SHA-256 of the manifest)."""
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: _numpy(tensor) for name, tensor in artifact.decoder.state_dict().items()}
-    arrays = {
-        "ids": artifact.tokenizer.ids_NK,
-        "retired": artifact.retired_N,
-        "exposures": artifact.exposures_R,
-        "text_mean": artifact.content.text_mean,
-        "embedding_mean": artifact.content.embedding_mean,
+    tensors = {
+        "items": _item_arrays(artifact),
+        "weights": {name: _numpy(tensor) for name, tensor in artifact.decoder.state_dict().items()},
     }
-    arrays |= {f"centroids.{level}": centroids for level, centroids in enumerate(artifact.tokenizer.centroids)}
-    save_file(weights, directory / "weights.safetensors")
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, directory / "items.safetensors")
-    (directory / "vocabulary.json").write_text(json.dumps(artifact.item_ids, ensure_ascii=False))
+    for name in TENSORS:
+        save_file(tensors[name], directory / f"{name}.safetensors")
+    (directory / VOCABULARY).write_text(json.dumps(artifact.item_ids, ensure_ascii=False))
     manifest = {
         "format": FORMAT,
         "decoder": asdict(artifact.decoder.config) | {"codes": artifact.decoder.codes, "num_kinds": artifact.decoder.num_kinds},
         "tokenizer": asdict(artifact.tokenizer.config),
         "facts": dict(artifact.facts),
-        "files": {path.name: digest_of(path.read_bytes()) for path in sorted(directory.iterdir())},
+        "files": {name: _file_digest(directory / name) for name in FILES},
     }
     text = json.dumps(manifest, sort_keys=True, indent=1)
     (directory / MANIFEST).write_text(text)
@@ -77,45 +81,41 @@ def write(artifact: Artifact, directory: Path) -> str:
 
 
 def read(directory: Path) -> Artifact:
-    """Verify and load. BadArtifact when a file is missing, changed or of a newer format."""
+    """Verify, then open. BadArtifact when a file is missing, changed or too many, is no safetensors, or speaks of other items."""
     manifest = verified_manifest(directory)
-    arrays = load_file(directory / "items.safetensors")
-    tokenizer_config = TokenizerConfig(**manifest["tokenizer"])
-    centroids = [arrays[f"centroids.{level}"] for level in range(tokenizer_config.levels - 1)]
-    sizes = dict(manifest["decoder"])
-    codes, num_kinds = sizes.pop("codes"), sizes.pop("num_kinds")
-    weights = {name: torch.from_numpy(array) for name, array in load_file(directory / "weights.safetensors").items()}
-    decoder = Decoder(DecoderConfig(**sizes), codes=codes, content_RC=weights["content_RC"], num_kinds=num_kinds)
-    decoder.load_state_dict(weights)
-    return Artifact(
-        decoder=decoder.eval(),
-        tokenizer=Tokenizer(tokenizer_config, centroids, arrays["ids"]),
-        content=ContentRule(arrays["text_mean"], arrays["embedding_mean"]),
-        item_ids=tuple(json.loads((directory / "vocabulary.json").read_text())),
-        retired_N=arrays["retired"],
-        exposures_R=arrays["exposures"],
-        facts=manifest["facts"],
-    )
+    tensors = {name: _opened(directory / f"{name}.safetensors") for name in TENSORS}
+    try:
+        item_ids = tuple(json.loads((directory / VOCABULARY).read_text()))
+        return _assembled(manifest, item_ids, tensors["items"], tensors["weights"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadArtifact(f"{directory.name}: its files do not fit together: {' '.join(str(error).split())}") from error
 
 
 def verified_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest, after every file it names was found with the digest it names."""
+    """The manifest, after the directory was found to hold the files of a version and no others, with the digests it names."""
     try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
+        manifest = json.loads((directory / MANIFEST).read_text())
     except FileNotFoundError:
         raise BadArtifact(f"{directory.name}: no {MANIFEST}: it was never finished") from None
     except ValueError as error:
         raise BadArtifact(f"{directory.name}: {MANIFEST} is not JSON: {error}") from None
-    if manifest.get("format") != FORMAT:
-        raise BadArtifact(f"{directory.name}: format {manifest.get('format')}; this program reads {FORMAT}")
-    for name, digest in manifest["files"].items():
-        try:
-            found = digest_of((directory / name).read_bytes())
-        except FileNotFoundError:
-            raise BadArtifact(f"{directory.name}: {name} is missing") from None
-        if found != digest:
-            raise BadArtifact(f"{directory.name}: {name} has digest {found[:12]}, the manifest says {digest[:12]}")
+    _refuse_other_formats(directory, manifest)
+    there, named = {path.name for path in directory.iterdir()}, manifest.get("files", {})
+    for name in FILES:
+        if name not in there:
+            raise BadArtifact(f"{directory.name}: {name} is missing")
+        found, said = _file_digest(directory / name), str(named.get(name))
+        if found != said:
+            raise BadArtifact(f"{directory.name}: {name} has digest {found[:12]}, the manifest says {said[:12]}")
+    unexpected = sorted(there.union(named) - {MANIFEST, *FILES})
+    if unexpected:
+        raise BadArtifact(f"{directory.name}: {unexpected[0]} is no part of a version; it must hold {MANIFEST}, {', '.join(FILES)} only")
     return manifest
+
+
+def size_bytes(directory: Path) -> dict[str, int]:
+    """The size of each file of a version, by name."""
+    return {name: (directory / name).stat().st_size for name in sorted((MANIFEST, *FILES))}
 
 
 def digest_of(data: bytes) -> str:
@@ -130,6 +130,76 @@ def weights_digest(decoder: Decoder) -> str:
         total.update(name.encode())
         total.update(_numpy(tensor).tobytes())
     return total.hexdigest()
+
+
+def _item_arrays(artifact: Artifact) -> Arrays:
+    arrays = {
+        "ids": artifact.tokenizer.ids_NK,
+        "retired": artifact.retired_N,
+        "exposures": artifact.exposures_R,
+        "text_mean": artifact.content.text_mean,
+        "embedding_mean": artifact.content.embedding_mean,
+    }
+    arrays |= {f"centroids.{level}": centroids for level, centroids in enumerate(artifact.tokenizer.centroids)}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _refuse_other_formats(directory: Path, manifest: Any) -> None:
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found == FORMAT:
+        return
+    newer = isinstance(found, int) and found > FORMAT
+    raise BadArtifact(f"{directory.name}: format {found}; this program reads {FORMAT}{': a newer program wrote it' if newer else ''}")
+
+
+def _assembled(manifest: Mapping[str, Any], item_ids: tuple[str, ...], items: Arrays, weights: Arrays) -> Artifact:
+    config, sizes = TokenizerConfig(**manifest["tokenizer"]), dict(manifest["decoder"])
+    codes, num_kinds = sizes.pop("codes"), sizes.pop("num_kinds")
+    _refuse_misfits(items, weights, (len(item_ids), config.levels), codes)
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    decoder = Decoder(DecoderConfig(**sizes), codes=codes, content_RC=tensors["content_RC"], num_kinds=num_kinds)
+    decoder.load_state_dict(tensors)
+    return Artifact(
+        decoder=decoder.eval(),
+        tokenizer=Tokenizer(config, [items[f"centroids.{level}"] for level in range(config.levels - 1)], items["ids"]),
+        content=ContentRule(items["text_mean"], items["embedding_mean"]),
+        item_ids=item_ids,
+        retired_N=items["retired"],
+        exposures_R=items["exposures"],
+        facts=manifest["facts"],
+    )
+
+
+def _refuse_misfits(items: Arrays, weights: Arrays, shape: tuple[int, int], codes: Sequence[int]) -> None:
+    """ValueError when the files, each whole, speak of other numbers of items or codes; `shape` is (N, K)."""
+    num_items, _ = shape
+    found_and_needed = {
+        "shape of ids": (items["ids"].shape, shape),
+        "number of retired": (len(items["retired"]), num_items),
+        "number of exposures": (len(items["exposures"]), num_items + 1),
+        "rows of the weights": (len(weights["content_RC"]), capacity_for(num_items + 1)),
+        "number of centroids": ([len(items[f"centroids.{level}"]) for level in range(len(codes))], list(codes)),
+    }
+    for name, (found, needed) in found_and_needed.items():
+        if found != needed:
+            raise ValueError(
+                f"{name} is {found}; {num_items} items in the vocabulary, {shape[1]} levels and codes {list(codes)} make it {needed}"
+            )
+    if (items["ids"] < 0).any() or (items["ids"][:, :-1] >= np.array(codes, np.int64)).any():
+        raise ValueError(f"ids hold codes outside 0..{list(codes)}")
+
+
+def _opened(path: Path) -> Arrays:
+    try:
+        arrays: Arrays = load_file(path)
+    except SafetensorError as error:
+        raise BadArtifact(f"{path.parent.name}: {path.name} is no safetensors file: {error}") from error
+    return arrays
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _numpy(tensor: Tensor) -> npt.NDArray[Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -23,7 +24,8 @@ class ItemText:
 
     item_id: str
     title: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """A tuple says several things under one key, in no order."""
     embedding: Sequence[float] = ()
 
 
@@ -45,20 +47,22 @@ def token_vector(token: str, dim: int) -> FloatArray:
 def tokens_of(item: ItemText) -> list[str]:
     """Words of the title and `key=value` of the attributes; the id itself when there is nothing else to know it by."""
     words = [word.lower() for word in _WORD.findall(item.title)]
-    pairs = [f"{key}={value}" for key, value in sorted(item.attributes.items()) if value]
+    listed = ((key, (value,) if isinstance(value, str) else value) for key, value in sorted(item.attributes.items()))
+    pairs = [f"{key}={value}" for key, values in listed for value in values if value]
     return words + pairs or [f"item_id={item.item_id}"]
 
 
 def text_vectors(items: Sequence[ItemText], dim: int) -> FloatArray:
     """Sums of token directions, (N, C), not normalized (feature hashing by random projection: Weinberger et al. 2009)."""
-    known: dict[str, FloatArray] = {}
-    vectors_NC = np.zeros((len(items), dim), np.float32)
-    for row, item in enumerate(items):
-        for token in tokens_of(item):
-            if token not in known:
-                known[token] = token_vector(token, dim)
-            vectors_NC[row] += known[token]
-    return vectors_NC
+    number_of: dict[str, int] = {}
+    tokens: list[int] = []
+    ends = [0]
+    for item in items:
+        tokens += [number_of.setdefault(token, len(number_of)) for token in tokens_of(item)]
+        ends.append(len(tokens))
+    directions_TC = np.array([token_vector(token, dim) for token in number_of], np.float32).reshape(-1, dim)
+    counts_NT = sparse.csr_array((np.ones(len(tokens), np.float32), tokens, ends), shape=(len(items), len(number_of)))
+    return np.asarray(counts_NT @ directions_TC, np.float32)
 
 
 def projected(embeddings: FloatArray, dim: int) -> FloatArray:
@@ -112,6 +116,19 @@ class ContentRule:
         if given.any():
             vectors_NC[given] = _given_vectors([item for item in items if item.embedding], dim) - self.embedding_mean
         return normalize(vectors_NC)
+
+
+def first_vectors(content: ContentRule, items: Sequence[ItemText], pairs: npt.NDArray[np.int64], seed: int) -> FloatArray:
+    """Unit vectors of the items a catalogue begins with, (N, C): by the rule, else by who they occur with.
+
+    `pairs` (P, 2) as in `cooccurrence_vectors`: all there is to tell items by of which neither text nor embedding is known.
+    """
+    vectors_NC = content.vectors(items)
+    bare_N = np.array([not (item.title or item.attributes or item.embedding) for item in items], bool)
+    if not (bare_N.any() and len(pairs)):
+        return vectors_NC
+    met_NC = normalize(cooccurrence_vectors(pairs, len(items), vectors_NC.shape[1], seed))
+    return np.where((bare_N & met_NC.any(1))[:, None], met_NC, vectors_NC)
 
 
 def _given_vectors(items: Sequence[ItemText], dim: int) -> FloatArray:

@@ -123,24 +123,24 @@ class Catalogue:
     def _add(self, item: Item, offset: int) -> int:
         self.item_ids.append(item.item_id)
         row = self._row_of[item.item_id] = len(self.item_ids)
-        text = _text(item)
-        self._items.append(text)
-        self._attributes.append([(offset, text.attributes)])
+        attributes = dict(item.attributes)
+        self._items.append(_text(item))
+        self._attributes.append([(offset, attributes)])
         self._first_offset.append(offset)
-        for pair in text.attributes.items():
+        for pair in attributes.items():
             self._index.setdefault(pair, set()).add(row)
         return row
 
     def _change(self, row: int, item: Item, offset: int) -> None:
-        before, text = self._items[row - 1], _text(item)
-        self._items[row - 1] = text
-        if before.attributes == text.attributes:
+        self._items[row - 1] = _text(item)
+        before, attributes = self._attributes[row - 1][-1][1], dict(item.attributes)
+        if before == attributes:
             return
-        self._attributes[row - 1].append((offset, text.attributes))
+        self._attributes[row - 1].append((offset, attributes))
         self._attributes_changed_at = offset
-        for pair in before.attributes.items():
+        for pair in before.items():
             self._index[pair].discard(row)
-        for pair in text.attributes.items():
+        for pair in attributes.items():
             self._index.setdefault(pair, set()).add(row)
 
 

@@ -26,9 +26,11 @@ from rich.logging import RichHandler
 from threadpoolctl import threadpool_limits
 from typer.exceptions import TyperException
 
+from models import artifact as artifacts
 from models.artifact import BadArtifact
+from models.tokenizer import TokenizerConfig
 from recsys import datasets, publisher
-from recsys.bench.commands import bench
+from recsys.bench.commands import bench, print_json
 from recsys.checkpoint import StateBusy
 from recsys.config import Config, as_json, with_settings
 from recsys.dashboard import LiveTable
@@ -40,6 +42,8 @@ from recsys.presets import PRESETS
 from recsys.processes import LearnerProcess, Place, run, server_of
 from recsys.replay import replay as replayed
 from recsys.report import headline, to_json, write_report
+from recsys.semantic_ids import id_figures
+from recsys.sequences import Sequences, load_items, load_sequences, neighbours
 from recsys.server import Access
 from streaming.address import ITEMS_SUFFIX, open_log
 from streaming.log import LogUnavailable, OffsetGone
@@ -249,6 +253,54 @@ def sample(
 ) -> None:
     """Make the sample that ships with the project from KuaiRand-Pure."""
     datasets.make_sample(kuairand, out)
+
+
+@data.command()
+def tokens(
+    items: Annotated[Path, typer.Option(help="CSV or parquet: an id column, maybe `title`, attributes.")],
+    sequences: Annotated[Path | None, typer.Option(help="CSV or parquet: user and list of items, or user, item and maybe time.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="An .npz with `ids` and `emb`.")] = None,
+    levels: Annotated[int, typer.Option(help="Codes an id has; 1 gives plain ids.")] = 2,
+    codes: Annotated[int, typer.Option(help="Clusters a level has, at most.")] = 128,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Give the items of a table semantic ids and say how they turned out."""
+    started = time.perf_counter()
+    config = TokenizerConfig(levels=levels, codes=codes, seed=seed)
+    known = load_items(items, embeddings)
+    met = load_sequences(sequences, known) if sequences else Sequences(known, [])
+    figures = id_figures(met.items, neighbours(met.by_user), config)
+    _tell(figures)
+    print_json(figures, seed, started, as_json=as_json)
+
+
+@data.command()
+def artifact(
+    directory: Annotated[Path, typer.Argument(help="A version: <state>/<variant>/versions/<v>.")], as_json: AsJson = False
+) -> None:
+    """Verify a published version, load it and say how large it is."""
+    started = time.perf_counter()
+    artifacts.verified_manifest(directory)
+    verified = time.perf_counter()
+    found = artifacts.read(directory)
+    files = artifacts.size_bytes(directory)
+    figures = {
+        "items": len(found.item_ids),
+        "levels": found.tokenizer.config.levels,
+        "policy_version": found.facts["policy_version"],
+        "size_bytes": sum(files.values()),
+        "files": files,
+        "verify_s": verified - started,
+        "load_s": time.perf_counter() - verified,
+    }
+    _tell(figures)
+    print_json(figures, None, started, as_json=as_json)
+
+
+def _tell(figures: dict[str, Any]) -> None:
+    for name, value in figures.items():
+        typer.echo(f"{name}: {value}", err=True)
 
 
 def _set_up() -> None:

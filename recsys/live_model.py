@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from models.artifact import Artifact
-from models.content import ContentRule, FloatArray, cooccurrence_vectors, normalize
+from models.content import ContentRule, FloatArray, first_vectors
 from models.decoder import Decoder, DecoderConfig
 from models.generate import Scored, novelty
 from models.tokenizer import Tokenizer, TokenizerConfig
@@ -51,10 +51,7 @@ class LiveModel:
         """
         items = catalogue.texts(range(1, len(catalogue.item_ids) + 1))
         content = ContentRule.fitted(items, config.tokenizer.content_dim)
-        vectors_NC = content.vectors(items)
-        met_NC = normalize(cooccurrence_vectors(neighbours_P2 - 1, len(items), config.tokenizer.content_dim, config.tokenizer.seed))
-        bare_N = np.array([not (item.title or item.attributes or item.embedding) for item in items])
-        vectors_NC = np.where((bare_N & met_NC.any(1))[:, None], met_NC, vectors_NC)
+        vectors_NC = first_vectors(content, items, neighbours_P2 - 1, config.tokenizer.seed)
         tokenizer = Tokenizer.built(config.tokenizer, vectors_NC)
         torch.manual_seed(seed)
         content_RC = torch.from_numpy(np.concatenate([np.zeros((1, vectors_NC.shape[1]), np.float32), vectors_NC]))

@@ -14,8 +14,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one setting: learner.trainer.lr=1e-3.")]
 
 
-def about(seed: int) -> dict[str, Any]:
-    """The keys that every `--json` object has, but for `seconds`."""
+def about(seed: int | None) -> dict[str, Any]:
+    """The keys that every `--json` object has, but for `seconds`; the seed is None where nothing is drawn."""
     return {"version": version("recsys"), "seed": seed, "threads": torch.get_num_threads(), "peak_rss_mb": peak_rss_mb()}
 
 

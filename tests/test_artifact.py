@@ -1,26 +1,31 @@
 """A version on disk: equal numbers when read again, and refused by name when anything in it is not what was written."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from test_generate import FEATURES, HISTORY, NUM_KINDS, Model, random_requests, rescored
 
-from models.artifact import FORMAT, MANIFEST, Artifact, BadArtifact, digest_of, read, verified_manifest, weights_digest, write
+from models.artifact import FORMAT, MANIFEST, Artifact, BadArtifact, digest_of, read, size_bytes, verified_manifest, weights_digest, write
 from models.content import ContentRule, ItemText
 from models.decoder import Decoder, DecoderConfig
 from models.generate import novelty
 from models.tokenizer import Tokenizer, TokenizerConfig
 
 FILES = ["items.safetensors", "vocabulary.json", "weights.safetensors"]
+PICKLE = b"\x80\x04cos\nsystem\n."
+"""The beginning of one that would run something."""
 
 
-def random_artifact(seed: int = 0, *, levels: int = 2, num_items: int = 40, version: int = 1) -> Artifact:
+def random_artifact(seed: int = 0, *, levels: int = 2, num_items: int = 40, version: int = 1, prefix: str = "item é") -> Artifact:
     """A version of items with titles or embeddings, some retired, under random weights."""
     random = np.random.default_rng(seed)
-    items = [ItemText(f"item é{n}", title=f"title {n}", embedding=(n + 1.0, 1.0) if n % 3 == 0 else ()) for n in range(num_items)]
+    items = [ItemText(f"{prefix}{n}", title=f"title {n}", embedding=(n + 1.0, 1.0) if n % 3 == 0 else ()) for n in range(num_items)]
     content = ContentRule.fitted(items, 8)
     tokenizer = Tokenizer.built(TokenizerConfig(levels=levels, codes=4, content_dim=8, iterations=3), content.vectors(items))
     torch.manual_seed(seed)
@@ -54,6 +59,13 @@ def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
+
+
+def vouching_for(directory: Path, name: str) -> str:
+    """The manifest, with the digest of this file as it is now."""
+    manifest = json.loads((directory / MANIFEST).read_text())
+    manifest["files"][name] = digest_of((directory / name).read_bytes())
+    return json.dumps(manifest)
 
 
 @pytest.mark.parametrize("levels", [1, 3])
@@ -130,12 +142,91 @@ def test_a_manifest_that_is_no_json_is_named(tmp_path: Path, broken: bytes) -> N
         read(tmp_path / "7")
 
 
-@pytest.mark.parametrize("format_", [FORMAT + 1, None, "1"])
-def test_another_format_is_refused_before_anything_is_opened(tmp_path: Path, format_: object) -> None:
+@pytest.mark.parametrize(
+    ("said", "why"), [({"format": FORMAT + 1}, ": a newer program wrote it"), ({"format": "1"}, ""), ({}, ""), ([], "")]
+)
+def test_another_format_is_refused_before_anything_is_opened(tmp_path: Path, said: object, why: str) -> None:
     (tmp_path / "7").mkdir()
-    (tmp_path / "7" / MANIFEST).write_text(json.dumps({"format": format_}))
-    with pytest.raises(BadArtifact, match=rf"7: format {format_}; this program reads {FORMAT}"):
+    (tmp_path / "7" / MANIFEST).write_text(json.dumps(said))
+    with pytest.raises(BadArtifact, match=rf"7: format {said['format'] if said else None}; this program reads {FORMAT}{why}$"):
         read(tmp_path / "7")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_version_is_refused(tmp_path: Path, name: str) -> None:
+    """As large as its own and whole in itself: it is the digest that tells."""
+    write(random_artifact(1), tmp_path / "7")
+    write(random_artifact(2, prefix="other "), tmp_path / "8")
+    shutil.copy(tmp_path / "8" / name, tmp_path / "7" / name)
+    with pytest.raises(BadArtifact, match=f"7: {name} has digest"):
+        read(tmp_path / "7")
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "trie.safetensors", ".hidden"])
+def test_a_file_that_is_no_part_of_a_version_is_refused_whether_the_manifest_names_it_or_not(tmp_path: Path, name: str) -> None:
+    write(random_artifact(), tmp_path / "7")
+    (tmp_path / "7" / name).write_bytes(PICKLE)
+    for manifest in ((tmp_path / "7" / MANIFEST).read_text(), vouching_for(tmp_path / "7", name)):
+        (tmp_path / "7" / MANIFEST).write_text(manifest)
+        with pytest.raises(BadArtifact, match=f"7: {name} is no part of a version; it must hold {MANIFEST}"):
+            read(tmp_path / "7")
+    (tmp_path / "7" / name).unlink()
+    with pytest.raises(BadArtifact, match=f"7: {name} is no part of a version"):
+        read(tmp_path / "7")
+
+
+@pytest.mark.parametrize("name", ["items.safetensors", "weights.safetensors"])
+@pytest.mark.parametrize("broken", [PICKLE, b"", b"\xff" * 64])
+def test_what_is_no_safetensors_is_refused_though_the_manifest_vouches_for_it(tmp_path: Path, name: str, broken: bytes) -> None:
+    write(random_artifact(), tmp_path / "7")
+    (tmp_path / "7" / name).write_bytes(broken)
+    with pytest.raises(BadArtifact, match=f"7: {name} has digest"):
+        read(tmp_path / "7")
+    (tmp_path / "7" / MANIFEST).write_text(vouching_for(tmp_path / "7", name))
+    with pytest.raises(BadArtifact, match=f"7: {name} is no safetensors file"):
+        read(tmp_path / "7")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("items", lambda a: a | {"ids": a["ids"][:-1]}, r"shape of ids is \(39, 2\); 40 items in the vocabulary.* make it \(40, 2\)"),
+        ("items", lambda a: a | {"ids": a["ids"][:, :1]}, r"shape of ids is \(40, 1\)"),
+        ("items", lambda a: a | {"ids": a["ids"] + [[4, 0]]}, "ids hold codes outside"),
+        ("items", lambda a: a | {"ids": a["ids"] - [[0, 1]]}, "ids hold codes outside"),
+        ("items", lambda a: a | {"retired": a["retired"][1:]}, "number of retired is 39"),
+        ("items", lambda a: a | {"exposures": a["exposures"][1:]}, "number of exposures is 40; .* make it 41"),
+        ("items", lambda a: a | {"centroids.0": a["centroids.0"][1:]}, r"number of centroids is \[3\]"),
+        ("items", lambda a: {key: a[key] for key in a if key != "text_mean"}, "text_mean"),
+        ("weights", lambda a: a | {"content_RC": np.concatenate([a["content_RC"]] * 2)}, "rows of the weights is 2048; .* make it 1024"),
+        ("weights", lambda a: a | {"leaf_bias": a["leaf_bias"][1:]}, "leaf_bias"),
+        ("weights", lambda a: {key: a[key] for key in a if key != "nothing"}, "nothing"),
+    ],
+)
+def test_files_that_speak_of_other_items_are_refused(
+    tmp_path: Path, name: str, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], message: str
+) -> None:
+    write(random_artifact(), tmp_path / "7")
+    path = tmp_path / "7" / f"{name}.safetensors"
+    save_file({key: np.ascontiguousarray(array) for key, array in change(load_file(path)).items()}, path)
+    (tmp_path / "7" / MANIFEST).write_text(vouching_for(tmp_path / "7", path.name))
+    with pytest.raises(BadArtifact, match=f"7: its files do not fit together: .*{message}"):
+        read(tmp_path / "7")
+
+
+def test_a_catalogue_that_grew_beyond_the_first_table_is_read(tmp_path: Path) -> None:
+    written = random_artifact(num_items=1_023)
+    assert len(written.decoder.content_RC) == 1_024
+    more = random_artifact(num_items=1_024)
+    assert len(more.decoder.content_RC) == 2_048
+    for name, artifact in (("7", written), ("8", more)):
+        write(artifact, tmp_path / name)
+        assert weights_digest(read(tmp_path / name).decoder) == weights_digest(artifact.decoder)
+
+
+def test_sizes_are_those_of_all_files(tmp_path: Path) -> None:
+    write(random_artifact(), tmp_path / "7")
+    assert size_bytes(tmp_path / "7") == {path.name: len(path.read_bytes()) for path in (tmp_path / "7").iterdir()}
 
 
 def test_the_manifest_names_every_other_file(tmp_path: Path) -> None:

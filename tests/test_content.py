@@ -2,8 +2,21 @@
 
 import numpy as np
 import pytest
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 
-from models.content import ContentRule, ItemText, cooccurrence_vectors, normalize, projected, text_vectors, token_vector, tokens_of
+from models.content import (
+    ContentRule,
+    ItemText,
+    cooccurrence_vectors,
+    first_vectors,
+    normalize,
+    projected,
+    text_vectors,
+    token_vector,
+    tokens_of,
+)
 
 DIM = 32
 
@@ -60,6 +73,8 @@ def test_word_directions_are_what_they_were() -> None:
         (ItemText("a", "The Big-Sleep (1946)"), ["the", "big", "sleep", "1946"]),
         (ItemText("a", "Été", {"lang": "fr", "by": "X"}), ["été", "by=X", "lang=fr"]),
         (ItemText("a", "", {"lang": ""}), ["item_id=a"]),
+        (ItemText("a", "", {"tag": ("b", "", "a"), "by": "X"}), ["by=X", "tag=b", "tag=a"]),
+        (ItemText("a", "", {"tag": ()}), ["item_id=a"]),
         (ItemText("a", "—"), ["item_id=a"]),
     ],
 )
@@ -127,6 +142,33 @@ def test_a_row_of_zeros_stays_zero() -> None:
 def test_text_vectors_are_sums_of_word_directions() -> None:
     vectors = text_vectors([ItemText("a", "red red shoe")], 64)
     assert vectors[0].tolist() == (2 * token_vector("red", 64) + token_vector("shoe", 64)).tolist()
+
+
+def summed(items: list[ItemText], dim: int) -> np.ndarray:
+    """The rule of text vectors, word by word."""
+    rows = [np.sum([token_vector(token, dim) for token in tokens_of(item)], axis=0) for item in items]
+    return np.array(rows, np.float32).reshape(-1, dim)
+
+
+@settings(max_examples=30, deadline=None)
+@drawn(st.lists(st.lists(st.sampled_from(["red", "shoe", "a", "é", "7"]), max_size=6), max_size=8), st.sampled_from([8, 600]))
+def test_vectors_of_many_texts_are_the_sums_of_each(titles: list[list[str]], dim: int) -> None:
+    items = [ItemText(f"i{n}", " ".join(words), {"tag": tuple(words[:2])}) for n, words in enumerate(titles)]
+    vectors = text_vectors(items, dim)
+    assert vectors.dtype == np.float32
+    assert vectors.tobytes() == summed(items, dim).tobytes()
+
+
+def test_an_item_of_which_nothing_is_known_is_as_those_it_occurs_with_say() -> None:
+    """0 and 1 are bare and met the same two; 2 and 3 have titles; 4 is bare and met nobody."""
+    items = [ItemText("0"), ItemText("1"), ItemText("2", "red shoe"), ItemText("3", "garden hose"), ItemText("4")]
+    there = np.array([(0, 2), (0, 3), (1, 2), (1, 3)])
+    content = ContentRule.fitted(items, 64)
+    alone = content.vectors(items)
+    vectors = first_vectors(content, items, np.concatenate([there, there[:, ::-1]]), seed=0)
+    assert float(vectors[0] @ vectors[1]) == pytest.approx(1, abs=1e-5)
+    assert vectors[2:].tobytes() == alone[2:].tobytes()
+    assert first_vectors(content, items, there[:0], seed=0).tobytes() == alone.tobytes()
 
 
 def test_items_with_the_same_neighbours_are_alike() -> None:

@@ -25,8 +25,8 @@ publisher engine guard checkpoint live_model reservoir
 policy
 features
 memory
-worlds datasets
-truth tables
+worlds datasets sequences
+truth tables semantic_ids
 imports options
 click_model
 abtest ope experiment catalogue ledger tokens durable client

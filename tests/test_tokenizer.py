@@ -78,6 +78,70 @@ def test_one_that_was_stored_goes_on_as_one_that_was_not(seed: int, levels: int,
     assert tokenizer.append(more).tobytes() == restored.append(more).tobytes()
 
 
+def with_suffixes(prefixes: list[tuple[int, ...]], taken: dict[tuple[int, ...], int]) -> list[tuple[int, ...]]:
+    """The rule of suffixes, item by item; `taken` counts what each prefix has given out."""
+    found = []
+    for prefix in prefixes:
+        found.append((*prefix, taken.get(prefix, 0)))
+        taken[prefix] = taken.get(prefix, 0) + 1
+    return found
+
+
+@EXAMPLES
+@given(seeds, levels_of_ids, st.integers(1, 100), st.lists(st.integers(0, 60), max_size=5), st.booleans())
+def test_chunks_of_any_sizes_give_the_ids_of_one_append_and_of_the_rule_item_by_item(
+    seed: int, levels: int, num_items: int, sizes: list[int], restored: bool
+) -> None:
+    chunked, at_once = (Tokenizer.built(config_of(levels), random_vectors(seed, num_items)) for _ in range(2))
+    more = random_vectors(seed + 1, sum(sizes))
+    for size, end in zip(sizes, np.cumsum(sizes), strict=True):
+        chunked.append(more[end - size : end])
+        if restored:
+            chunked = Tokenizer(chunked.config, chunked.centroids, chunked.ids_NK.copy())
+    at_once.append(more)
+    assert chunked.ids_NK.tobytes() == at_once.ids_NK.tobytes()
+    assert ids_of(at_once) == with_suffixes([id_[:-1] for id_ in ids_of(at_once)], {})
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_more_items_than_are_given_codes_at_once(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = random_vectors(1, 130)
+    whole = Tokenizer.built(config_of(levels), vectors)
+    monkeypatch.setattr("models.tokenizer.BLOCK", 50)
+    assert Tokenizer.built(config_of(levels), vectors).ids_NK.tobytes() == whole.ids_NK.tobytes()
+
+
+def test_clusters_of_many_items_are_built_on_some_of_them_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = random_vectors(2, 400)
+    whole = Tokenizer.built(config_of(3), vectors)
+    monkeypatch.setattr("models.tokenizer.POINTS_PER_CODE", 5)
+    first, again, other = (Tokenizer.built(config_of(3, seed=seed), vectors) for seed in (0, 0, 1))
+    assert first.ids_NK.tobytes() == again.ids_NK.tobytes()
+    assert len(set(ids_of(first))) == 400
+    assert first.centroids[0].tobytes() not in {whole.centroids[0].tobytes(), other.centroids[0].tobytes()}
+
+
+def test_a_code_does_not_depend_on_how_many_are_asked_for() -> None:
+    """Coarse vectors are as near to one centroid as to another: the distances of many and of few must be computed alike."""
+    vectors = normalize(np.random.default_rng(3).standard_normal((20_000, 64)).astype(np.float32).round())
+    config = TokenizerConfig(levels=2, content_dim=64)
+    many, few = (Tokenizer(config, [vectors[:128]], np.zeros((0, 2), np.int32)) for _ in range(2))
+    many.append(vectors)
+    for begin in range(0, len(vectors), 7):
+        few.append(vectors[begin : begin + 7])
+    assert few.ids_NK.tobytes() == many.ids_NK.tobytes()
+
+
+def test_the_largest_codes_keep_their_items_apart() -> None:
+    """Three codes of 16 bits in one number: what is nearest to the last centroid of each level gets the suffix after 4."""
+    top = 2**16 - 1
+    far = np.full((2**16, DIM), 10, np.float32)
+    far[top] = 0
+    ids = np.array([[top, top, top, 4], [top, top, 0, 9], [0, top, top, 9], [top, 0, top, 9], [top, top, top, 1]], np.int32)
+    tokenizer = Tokenizer(config_of(4, codes=2**16), [far] * 3, ids)
+    assert tokenizer.append(np.zeros((2, DIM), np.float32)).tolist() == [[top, top, top, 5], [top, top, top, 6]]
+
+
 def test_a_suffix_is_not_reused_where_a_gap_is() -> None:
     """Ids of a catalogue in which some suffix is missing: the next one is after the last."""
     tokenizer = Tokenizer(config_of(1), [], np.array([[0], [5], [2]], np.int32))

@@ -31,7 +31,7 @@ def loop(
     print_json(figures, seed, started, as_json=as_json)
 
 
-def print_json(figures: dict[str, Any], seed: int, started: float, *, as_json: bool) -> None:
+def print_json(figures: dict[str, Any], seed: int | None, started: float, *, as_json: bool) -> None:
     """The figures and what every such object has, where it was asked for."""
     if as_json:
         typer.echo(json.dumps(figures | about(seed) | {"seconds": time.perf_counter() - started}))
