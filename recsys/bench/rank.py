@@ -1,0 +1,167 @@
+"""How well the decoder ranks what comes next, beside what a team would use instead, from the same run and the same split.
+
+Knows nothing of files or of how a model is made inside. Shapes: U users, B of them at a time, R item rows (0 = none), C content
+dimensions.
+"""
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.content import ContentRule, FloatArray, ItemText, first_vectors
+from models.decoder import Decoder, DecoderConfig
+from models.next_item import FitConfig, NextItemModel, fit, right_aligned
+from models.next_item_decoder import NextItemDecoder
+from models.sasrec import Sasrec, SasrecConfig
+from models.tokenizer import Tokenizer, TokenizerConfig
+from models.trie import IntArray, Trie
+from recsys.bench.ranking import Ranks, Scores, Split, markov, ndcg, neighbours, popularity, rank, recall
+from recsys.sequences import neighbours as pairs_of
+
+LOG = logging.getLogger(__name__)
+
+VALIDATED = 5_000
+"""Users whose validation item is ranked after each epoch, at most, drawn by the seed."""
+COLD_EVENTS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankConfig:
+    """The models and how they are trained: one preset for every data set, the end of training found on the validation items."""
+
+    decoder: DecoderConfig = field(
+        default_factory=lambda: DecoderConfig(width=128, history=50, dropout=0.5, row_dropout=0.5, max_slots=10, features=2)
+    )
+    levels: int = 1
+    codes: int = 128
+    text_dim: int = 256
+    """Content dimensions of items without an embedding; one that is given is taken whole."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    sasrec: SasrecConfig = field(default_factory=SasrecConfig)
+    held_out: float = 0.05
+    """Share of the items that the cold test keeps out of training altogether."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A catalogue with its content, and the split of its sequences. Row r is item r - 1."""
+
+    split: Split
+    content_RC: FloatArray
+
+    @staticmethod
+    def of(items: Sequence[ItemText], sequences: Sequence[IntArray], config: RankConfig, seed: int) -> "Task":
+        """Item numbers become rows. What nobody knows anything of is known by who it occurs with in the training part."""
+        split = Split.of([numbers + 1 for numbers in sequences], len(items) + 1)
+        dim = max([len(item.embedding) for item in items], default=0) or config.text_dim
+        pairs = pairs_of([rows - 1 for rows in split.train])
+        vectors_NC = first_vectors(ContentRule.fitted(items, dim), items, pairs, seed)
+        return Task(split, np.concatenate([np.zeros((1, dim), np.float32), vectors_NC]))
+
+
+Maker = Callable[[FloatArray, int], NextItemModel]
+"""Content of the rows (R, C) and a seed → a model that knows nothing yet."""
+
+
+def decoder_maker(config: RankConfig) -> Maker:
+    """Our decoder over ids of `config.levels` levels."""
+
+    def made(content_RC: FloatArray, seed: int) -> NextItemDecoder:
+        vectors_NC = content_RC[1:]
+        tokenizer = Tokenizer.built(
+            TokenizerConfig(levels=config.levels, codes=config.codes, content_dim=vectors_NC.shape[1], seed=seed), vectors_NC
+        )
+        torch.manual_seed(seed)
+        codes = [len(centroids) for centroids in tokenizer.centroids]
+        decoder = Decoder(config.decoder, codes=codes, content_RC=torch.from_numpy(content_RC), num_kinds=2)
+        return NextItemDecoder(decoder, Trie.built(tokenizer.ids_NK, np.zeros(len(vectors_NC), bool)))
+
+    return made
+
+
+def sasrec_maker(config: SasrecConfig) -> Maker:
+    """The rival."""
+
+    def made(content_RC: FloatArray, seed: int) -> Sasrec:
+        torch.manual_seed(seed)
+        return Sasrec(config, torch.from_numpy(content_RC))
+
+    return made
+
+
+def trained(maker: Maker, task: Task, config: FitConfig, seed: int) -> tuple[Scores, dict[str, float]]:
+    """A model of this kind, trained to its best epoch on the validation items; its scores, and what it took."""
+    forget_peak()
+    begun = time.perf_counter()
+    model = maker(task.content_RC, seed)
+    split = task.split
+    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.valid))[:VALIDATED]
+    histories, targets = [split.train[user] for user in chosen], split.valid[chosen]
+
+    def scores(asked: Sequence[IntArray]) -> FloatArray:
+        return model.scores(right_aligned(asked, model.history))
+
+    def validate() -> float:
+        return ndcg(rank(scores, histories, targets).all_U, 10)
+
+    fitted = fit(model, split.train, config, seed, validate)
+    took = {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb(), "epochs": float(fitted.best_epoch)}
+    return scores, took | {"valid_ndcg_at_10": fitted.best, "sequences_per_s": fitted.sequences_per_s}
+
+
+def bench_rank(items: Sequence[ItemText], sequences: Sequence[IntArray], makers: dict[str, Maker], config: RankConfig, seeds: Sequence[int]) -> dict[str, Any]:
+    """Rows of all models and seeds, and their hits on rare targets: the keys `rows` and `cold` of `recsys bench rank --json`."""
+    rows: list[dict[str, Any]] = []
+    cold: list[dict[str, Any]] = []
+    task = Task.of(items, sequences, config, seeds[0])
+    rare_U = task.split.counts_R[task.split.test] <= COLD_EVENTS
+
+    def report(model: str, seed: int, scores: Scores, took: dict[str, float]) -> None:
+        ranks = rank(scores, task.split.before_test, task.split.test)
+        rows.append({"model": model, "seed": seed} | ranks.figures() | took)
+        cold.append({"model": model, "seed": seed, "events_at_most": COLD_EVENTS} | _hits(ranks, rare_U))
+        LOG.info("%s", rows[-1])
+
+    for name, counted in counting_models(task).items():
+        forget_peak()
+        begun = time.perf_counter()
+        scores = counted(task)
+        report(name, seeds[0], scores, {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb()})
+    for seed in seeds:
+        for name, maker in makers.items():
+            report(name, seed, *trained(maker, task, config.fit, seed))
+            gc.collect()
+    return {"rows": rows, "cold": cold, "targets": len(task.split.test), "items": len(items), "config": asdict(config)}
+
+
+def counting_models(task: Task) -> dict[str, Callable[[Task], Scores]]:
+    """What needs no training by steps."""
+    return {
+        "popularity": lambda task: popularity(task.split),
+        "markov": lambda task: markov(task.split),
+        "content": lambda task: neighbours(task.content_RC),
+    }
+
+
+def _hits(ranks: Ranks, of_U: Any) -> dict[str, Any]:
+    chosen_U = ranks.all_U[of_U]
+    return {"recall_at_10": recall(chosen_U, 10), "recall_at_50": recall(chosen_U, 50), "targets": len(chosen_U)}
+
+
+def forget_peak() -> None:
+    """Begin to measure the most memory held anew (Linux: what /proc/self/clear_refs is for)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_since_mb() -> float:
+    """The most memory held since `forget_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
