@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from models.trie import IntArray
 LOGIT_SCALE = 1 / 0.07
 LOGIT_SCALE_MAX = 40.0
 NORM_EPS = 1e-6
+REPEAT_AGES = 16
+"""Buckets of how many rows ago something happened, for the repeat logit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +163,7 @@ class Decoder(nn.Module):
         self.code_bias = nn.ParameterList(torch.zeros(count) for count in codes)
         self.deeper = nn.ModuleList(nn.Linear(width, width) for _ in codes)
         self.log_scale = nn.Parameter(torch.full((len(codes) + 1,), math.log(LOGIT_SCALE)))
+        self.repeat = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, REPEAT_AGES))
         self.value = nn.Linear(width, width)
         self.value_level = nn.Linear(width, 1)
         self.row_dropout = nn.Dropout(config.row_dropout)
@@ -193,7 +197,7 @@ class Decoder(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         """What turns a state into logits and values."""
         modules = [*self.code, *self.deeper, self.value, self.value_level]
-        return [*(parameter for module in modules for parameter in module.parameters()), *self.code_bias, self.log_scale]
+        return [*(parameter for module in modules for parameter in module.parameters()), *self.code_bias, self.log_scale, self.repeat]
 
     def admit(self, content_NC: Tensor, first_row: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Make room for items from `first_row` on, known by their content alone."""
@@ -218,6 +222,12 @@ class Decoder(nn.Module):
         item_RD = learned_RD + self.from_content(self.content_RC[:num_rows])
         codes = [F.normalize(weight, dim=-1) for weight in self.code_weights()]
         return Vectors(item_RD=item_RD, leaf_RD=F.normalize(item_RD, dim=-1), code_VD=codes)
+
+    def item_vectors(self, rows_N: Tensor) -> Tensor:
+        """What some rows say as input, (N, D), without gradient."""
+        with torch.no_grad():
+            vectors_ND: Tensor = self.table.weight[rows_N] + self.from_content(self.content_RC[rows_N])
+        return vectors_ND
 
     def memory(self, vectors: Vectors, context: Context) -> Memory:
         """Keys and values of the context rows, after a learned pair that stands for having nothing to read."""
@@ -292,6 +302,11 @@ class Decoder(nn.Module):
         """q(context, slot, item) as a logit, (Q,)."""
         fit_Q = (self.value(state_QD) * F.embedding(item_Q, vectors.leaf_RD)).sum(-1)
         return fit_Q + self.value_level(state_QD)[:, 0] + self.value_bias[item_Q]
+
+
+def age_buckets(length: int) -> IntArray:
+    """Bucket of each of the newest `length` rows of a memory, oldest first: round(2 log2(1 + how many are newer)), at most 15, (L,)."""
+    return np.minimum(np.round(2 * np.log2(np.arange(length, 0, -1))), REPEAT_AGES - 1).astype(np.int64)
 
 
 def _rows(values: Tensor, capacity: int) -> Tensor:

@@ -4,7 +4,7 @@ Knows nothing of training. A slate is a long chain of tiny matrix products, wher
 arithmetic: numpy makes a slate of 10 four times faster than torch on one core (models/EXPERIMENTS.md). Norms and
 scales are folded into the matrices once. `tests/test_generate.py` holds it to `Decoder.states` within 1e-5.
 
-Shapes: B requests, L history, X features, D width, H heads, d = D / H, S slots, V codes, R item rows, F leaves in tree order.
+Shapes: B requests, Q walks, L history, X features, D width, H heads, d = D / H, S slots, V codes, C children, F leaves in tree order.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from torch.nn import Linear
 
 from models.content import FloatArray
 from models.decoder import LOGIT_SCALE_MAX, NORM_EPS, Block, Context, Decoder
-from models.trie import IntArray, Trie
+from models.trie import Children, CountArray, IntArray, Trie
+
+ROWS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,45 @@ class _Block:
     outward: FloatArray
 
 
-class FrozenDecoder:
-    """Weights as numpy arrays, item vectors in the order of the tree's leaves."""
+@dataclass(frozen=True)
+class LeafVectors:
+    """The items in the order of the tree's leaves, so that siblings lie side by side: one matrix for input and output."""
 
-    def __init__(self, decoder: Decoder, trie: Trie) -> None:
-        with torch.no_grad():
-            vectors = decoder.vectors(trie.num_items + 1)
+    vector_FD: FloatArray
+    """As input, (N + 1, D); the last is that of row 0, the item not known here."""
+    inverse_F: FloatArray
+    """1 / length: the output is the unit vector."""
+    bias_F: FloatArray
+    leaf_of_item: CountArray
+    """By item row; -1, the last, for row 0."""
+
+    @staticmethod
+    def of(decoder: Decoder, trie: Trie) -> "LeafVectors":
+        """Taken over piece by piece: beside the decoder nothing is held twice."""
+        row_F = np.append(trie.item_of_leaf, np.int32(0))
+        vector_FD = np.empty((len(row_F), decoder.config.width), np.float32)
+        for first in range(0, len(row_F), ROWS_AT_ONCE):
+            vector_FD[first : first + ROWS_AT_ONCE] = decoder.item_vectors(torch.from_numpy(row_F[first : first + ROWS_AT_ONCE])).numpy()
+        inverse_F = 1 / np.maximum(np.sqrt(np.vecdot(vector_FD, vector_FD)), np.float32(1e-12))
+        return LeafVectors(vector_FD, inverse_F, _array(decoder.leaf_bias)[row_F], trie.leaf_of_item)
+
+    def of_rows(self, rows: IntArray) -> FloatArray:
+        """Vectors of item rows, (..., D)."""
+        return self.vector_FD[self.leaf_of_item[rows]]
+
+
+class FrozenDecoder:
+    """Weights as numpy arrays. The decoder's own item tables are not read: `leaves` stands for them."""
+
+    def __init__(self, decoder: Decoder, leaves: LeafVectors) -> None:
         config = decoder.config
-        self.width, self.heads, self.history = config.width, config.heads, config.history
-        self.item_RD = vectors.item_RD.numpy()
-        self.leaf_FD = vectors.leaf_RD.numpy()[trie.item_of_leaf]
-        self.leaf_bias_F = _array(decoder.leaf_bias)[trie.item_of_leaf]
-        self.code_VD = [code.numpy() for code in vectors.code_VD]
+        self.width, self.heads, self.history, self.leaves = config.width, config.heads, config.history, leaves
+        self.code_DV = [_unit_rows(_array(weight)).T.copy() for weight in decoder.code_weights()]
         self.code_bias = [_array(bias) for bias in decoder.code_bias]
         self.told_VD = [_array(weight) for weight in decoder.code_weights()]
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
+        self.repeat = _array(decoder.repeat)
         self.kind, self.gap, self.feature = _array(decoder.kind.weight), _array(decoder.gap.weight), _array(decoder.feature.weight)
         self.slot = _array(decoder.slot.weight)
         self.from_slot = _array(decoder.from_slot.weight).T.copy()
@@ -72,15 +97,19 @@ class FrozenDecoder:
         first = int(blank_BL.all(0).argmin()) if not blank_BL.all() else blank_BL.shape[1]
         item_BL, kind_BL, gap_BL = context.item_BL[:, first:], context.kind_BL[:, first:], context.gap_BL[:, first:]
         batch, length = item_BL.shape
-        row_BLD = self.item_RD[item_BL] + self.kind[kind_BL] + self.gap[gap_BL]
         pair = np.empty((batch, 2 * self.heads, length + 1, self.width // self.heads), np.float32)
         pair[:, :, 0] = self.nothing
-        rows = (_unit(row_BLD) @ self.keys_values).reshape(batch, length, 2 * self.heads, self.width // self.heads)
-        pair[:, :, 1:] = rows.transpose(0, 2, 1, 3)
+        pair[:, :, 1:] = self.rows(item_BL, kind_BL, gap_BL).transpose(0, 2, 1, 3)
         bias = np.empty((batch, self.heads, length + 1), np.float32)
         bias[:, :, 0] = self.recency[:, 0]
         bias[:, :, 1:] = np.where(blank_BL[:, None, first:], -np.inf, self.recency[:, length:0:-1])
         return Memory(pair[:, : self.heads], pair[:, self.heads :], bias)
+
+    def rows(self, item_BL: IntArray, kind_BL: IntArray, gap_BL: IntArray) -> FloatArray:
+        """Keys and values of memory rows, (B, L, 2 H, d): of each row alone, whatever stands around it."""
+        row_BLD = self.leaves.of_rows(item_BL) + self.kind[kind_BL] + self.gap[gap_BL]
+        both: FloatArray = (_unit(row_BLD) @ self.keys_values).reshape(*item_BL.shape, 2 * self.heads, self.width // self.heads)
+        return both
 
     def slots(self, batch: int, slots: int) -> Slots:
         """Room for the keys and values of `slots` slots."""
@@ -94,7 +123,7 @@ class FrozenDecoder:
 
     def next_input(self, chosen_B: IntArray, slot: int) -> FloatArray:
         """See `Decoder.next_input`."""
-        return self.slot[slot] + self.item_RD[chosen_B] @ self.from_slot
+        return self.slot[slot] + self.leaves.of_rows(chosen_B) @ self.from_slot
 
     def state(self, memory: Memory, slots: Slots, x_BD: FloatArray, slot: int) -> FloatArray:
         """The state of slot `slot`, (B, D), after those before it; keeps its keys and values in `slots`."""
@@ -111,7 +140,7 @@ class FrozenDecoder:
             x_BD = np.add(x_BD, mixed @ block.outward, dtype=np.float32)
         return _unit(x_BD) * self.norm
 
-    def query(self, state_BD: FloatArray, prefix: list[IntArray]) -> FloatArray:
+    def query(self, state_BD: FloatArray, prefix: list[CountArray]) -> FloatArray:
         """See `Decoder.query`."""
         level = len(prefix)
         if level:
@@ -124,17 +153,23 @@ class FrozenDecoder:
         scaled: FloatArray = state_BD * (self.scale[level] / np.maximum(length_B1, 1e-12))
         return scaled
 
-    def code_logits(self, query_BD: FloatArray, level: int) -> FloatArray:
-        """See `Decoder.code_logits`."""
-        return query_BD @ self.code_VD[level].T + self.code_bias[level]
+    def code_logits(self, query_QD: FloatArray, level: int, code_QC: CountArray) -> FloatArray:
+        """Logits of some codes of an inner level, (Q, C); see `Decoder.code_logits`."""
+        logits_QV = query_QD @ self.code_DV[level] + self.code_bias[level]
+        picked_QC: FloatArray = logits_QV[:, code_QC[0]] if len(query_QD) == 1 else np.take_along_axis(logits_QV, code_QC, 1)
+        return picked_QC
 
-    def leaf_logits(self, query_BD: FloatArray, leaf_BC: IntArray, *, shared: bool) -> FloatArray:
-        """Logits of leaves, (B, C); `shared` says that every request asks for the same leaves."""
-        if shared or len(query_BD) == 1:
-            leaf_C = slice(leaf_BC[0, 0], leaf_BC[0, -1] + 1) if leaf_BC.size else slice(0, 0)
-            return query_BD @ self.leaf_FD[leaf_C].T + self.leaf_bias_F[leaf_C]
-        fit_BC: FloatArray = (self.leaf_FD[leaf_BC] @ query_BD[:, :, None])[:, :, 0]
-        return fit_BC + self.leaf_bias_F[leaf_BC]
+    def leaf_logits(self, query_QD: FloatArray, children: Children) -> FloatArray:
+        """Logits of leaves, (Q, C); what stands in padded places is finite and means nothing."""
+        leaves, start_Q, end_Q = self.leaves, children.start_Q.tolist(), children.end_Q.tolist()
+        bound = children.bound_QX.shape[1] - 1
+        if len(set(start_Q)) == 1:  # one node: all walks share one list
+            fit_QC = query_QD @ leaves.vector_FD[start_Q[0] : end_Q[0]].T
+        else:  # a slice for each walk is several times faster than gathering all their rows into one array
+            fit_QC = np.zeros((len(query_QD), bound), np.float32)
+            for walk, (start, end) in enumerate(zip(start_Q, end_Q, strict=True)):
+                np.dot(leaves.vector_FD[start:end], query_QD[walk], out=fit_QC[walk, : end - start])
+        return fit_QC * children.of(leaves.inverse_F) + children.of(leaves.bias_F)
 
 
 def _read(query_BHd: FloatArray, keys: FloatArray, values: FloatArray, bias: FloatArray | None = None) -> FloatArray:
@@ -159,6 +194,10 @@ def _frozen(block: Block) -> _Block:
     width = inward.shape[0]
     inward[:, : 2 * width] *= (width // block.heads) ** -0.5
     return _Block(inward, _array(block.outward.weight).T.copy())
+
+
+def _unit_rows(x_VD: FloatArray) -> FloatArray:
+    return x_VD / np.maximum(np.sqrt(np.vecdot(x_VD, x_VD)), np.float32(1e-12))[:, None]
 
 
 def _array(tensor: torch.Tensor) -> FloatArray:

@@ -113,9 +113,7 @@ class NextItemDecoder:
             return -self._scored(vectors).logprobs(state_PD, asked, target_P)
         hits = remembered.hits(0, np.arange(len(target_P)), np.zeros(len(target_P), np.int64), np.zeros(len(target_P), np.int64))
         kind_H, age_H = (torch.from_numpy(x) for x in (KIND + 0 * hits.row_H, remembered.age_L[hits.row_H]))
-        extra = ExtraLogits(
-            torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H), self.decoder.repeat_logits()[0, kind_H, age_H]
-        )
+        extra = ExtraLogits(torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H), self.decoder.repeat_logits()[0, kind_H, age_H])
         row_F = torch.from_numpy(self.trie.item_of_leaf.astype(np.int64))
         leaf_P = torch.from_numpy(self.trie.leaf_of_item[target_P].astype(np.int64))
         query_PD = self.decoder.query(state_PD, [])

@@ -2,23 +2,21 @@
 
 Knows nothing of where the batch came from. Own slates teach the policy (rewards of its own choices); imported ones teach
 the likelihood of what was taken and never enter the policy term; both teach the value head.
-Shapes: B slates, L history, X features, S slots, E excluded, A allowed, Q shown slots.
+Shapes: B slates, S slots, Q shown slots.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from models.content import FloatArray
 from models.decoder import Context
-from models.generate import Rule, Scored
 from models.losses import POLICY_LOSSES, effective_share, leave_one_out, value_loss
-from models.trie import IntArray, Legal
-
-BoolArray = npt.NDArray[np.bool_]
+from models.scoring import Asked, Scored
+from models.trie import BoolArray, IntArray, Legal
+from models.walk import Rule
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,11 @@ class Batch:
     logged_BS: FloatArray
     """Log-probabilities as drawn, nats; 0 where the choice was not ours."""
     own_B: BoolArray
+    beam_B: BoolArray
+    """Drawn as a beam, all slots at once, and not one slot after another; always own."""
     weight_B: FloatArray
-    exclude_BE: IntArray
-    allow_BA: IntArray
-    limited_B: BoolArray
+    legal: Legal
+    """What each request ruled out, one walk a slate."""
     rule: Rule
 
 
@@ -82,7 +81,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig) -> Terms:
     weight_Q = torch.from_numpy(batch.weight_B[at_B])
 
     value_Q = scored.decoder.value_logits(scored.vectors, state_QD, torch.from_numpy(item_Q))
-    logprob_Q = scored.logprobs(state_QD, _legal(batch, at_B, at_S), _rule(batch.rule, at_B), item_Q)
+    logprob_Q = _logprobs(scored, batch, state_BSD, at_B, at_S)
     baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]
     baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * value_Q.detach().sigmoid()
     advantage_Q = reward_Q - baseline_Q
@@ -99,13 +98,18 @@ def _mean(loss_Q: Tensor) -> Tensor:
     return loss_Q.sum() / max(len(loss_Q), 1)
 
 
-def _legal(batch: Batch, at_B: IntArray, at_S: IntArray) -> Legal:
-    """One row a shown slot: what the request ruled out, and in our own slates the slots before it."""
-    slots = np.arange(batch.slate_BS.shape[1])
-    before_QS = np.where((slots < at_S[:, None]) & batch.own_B[at_B][:, None], batch.slate_BS[at_B], 0)
-    exclude_QE = np.concatenate([batch.exclude_BE[at_B], before_QS], 1)
-    return Legal(exclude_QE, batch.allow_BA[at_B] if batch.limited_B.any() else None, batch.limited_B[at_B])
-
-
-def _rule(rule: Rule, at_B: IntArray) -> Rule:
-    return Rule(rule.temperature_B[at_B], rule.floor_B[at_B], rule.bonus_B[at_B])
+def _logprobs(scored: Scored, batch: Batch, state_BSD: Tensor, at_B: IntArray, at_S: IntArray) -> Tensor:
+    """Log π of the shown slots, (Q,), each by the way in which its slate was drawn."""
+    asked = Asked.of(batch.context, batch.legal, batch.rule)
+    beams = np.flatnonzero(batch.beam_B)
+    slot_Q = ~batch.beam_B[at_B]
+    slot_B, slot_S = at_B[slot_Q], at_S[slot_Q]
+    # in our own slates the items of the slots before are not legal again
+    before_QS = (np.arange(batch.slate_BS.shape[1]) < slot_S[:, None]) & batch.own_B[slot_B][:, None]
+    leaf_QS = np.where(before_QS, scored.trie.leaf_of_item[batch.slate_BS[slot_B]], -1)
+    state_QD = state_BSD[torch.from_numpy(slot_B), torch.from_numpy(slot_S)]
+    slot = scored.logprobs(state_QD, asked.at(slot_B).without(leaf_QS), batch.slate_BS[slot_B, slot_S])
+    beam_BS = scored.beam_logprobs(state_BSD[torch.from_numpy(beams), 0], asked.at(beams), batch.slate_BS[beams])
+    row_B = np.cumsum(batch.beam_B) - 1
+    beam = beam_BS[torch.from_numpy(row_B[at_B[~slot_Q]]), torch.from_numpy(at_S[~slot_Q])]
+    return torch.cat([slot, beam])[torch.from_numpy(np.argsort(np.argsort(~slot_Q, kind="stable")))]

@@ -7,11 +7,13 @@ of the stream; row 0 stands for an item that is not known.
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
 
 from models.content import ItemText
+from models.trie import common
 from streaming.events import Item, ItemChange, decode
 
 Rows = npt.NDArray[np.int64]
@@ -52,6 +54,36 @@ class Vocabulary:
         return np.array([row for row in map(self.row_of.get, item_ids) if row is not None], np.int64)
 
 
+class _Rows:
+    """Item rows in an array that grows behind its end; a view of it stays what it is."""
+
+    def __init__(self) -> None:
+        self._rows: Rows = np.zeros(4, np.int64)
+        self._size = 0
+        self._pending: dict[int, bool] = {}
+
+    def append(self, row: int) -> None:
+        """A row behind all others."""
+        if self._size == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros(len(self._rows) + 4, np.int64)])
+        self._rows[self._size] = row
+        self._size += 1
+
+    def put(self, row: int, *, present: bool) -> None:
+        """A row of ascending ones comes or goes; many such changes are made at once, at the next look."""
+        self._pending[row] = present
+
+    def view(self) -> Rows:
+        """The rows now."""
+        if self._pending:
+            changed = np.array(list(self._pending), np.int64)
+            present = np.fromiter(self._pending.values(), bool, len(changed))
+            self._rows = np.union1d(np.setdiff1d(self._rows[: self._size], changed, assume_unique=True), changed[present])
+            self._size = len(self._rows)
+            self._pending = {}
+        return self._rows[: self._size]
+
+
 class Catalogue:
     """Applies the items stream in offset order."""
 
@@ -64,11 +96,13 @@ class Catalogue:
         """By item, what its attributes became at which offset; the last is in force."""
         self._first_offset: list[int] = []
         self._retired_offsets: list[int] = []
-        self._retired_rows: list[int] = []
+        self._retired_rows = _Rows()
         """In order of retirement, beside the offsets of it."""
         self._is_retired: set[int] = set()
-        self._attributes_changed_at = -1
-        self._index: dict[tuple[str, str], set[int]] = {}
+        self._changed_offsets: list[int] = []
+        self._changed_rows: list[int] = []
+        """Of which items the attributes changed, and when."""
+        self._index: dict[tuple[str, str], _Rows] = {}
 
     def apply(self, offset: int, change: ItemChange) -> int:
         """Take one change at its offset; the row it speaks of. A retired item stays retired."""
@@ -102,19 +136,26 @@ class Catalogue:
         return bisect_left(self._first_offset, items_offset) + 1
 
     def retired_rows(self, items_offset: int) -> Rows:
-        """Rows retired before `items_offset`."""
-        return np.array(self._retired_rows[: bisect_left(self._retired_offsets, items_offset)], np.int64)
+        """Rows retired before `items_offset`, in order of retirement."""
+        return self._retired_rows.view()[: bisect_left(self._retired_offsets, items_offset)]
+
+    def has_changed_since(self, items_offset: int) -> bool:
+        """Whether attributes of an item that was there before are others now than just before `items_offset`."""
+        return bool(self._changed_offsets) and self._changed_offsets[-1] >= items_offset
+
+    def rows_with(self, pair: tuple[str, str]) -> Rows:
+        """Rows of the items that have this attribute value now, ascending: a view, longer at the next look if more have come."""
+        return self._index[pair].view() if pair in self._index else np.zeros(0, np.int64)
 
     def matching_rows(self, where: Mapping[str, str], items_offset: int) -> Rows:
-        """Rows of items that had all these attribute values as of `items_offset`."""
-        pairs = list(where.items())
-        if items_offset > self._attributes_changed_at:
-            found = set.intersection(*(self._index.get(pair, set()) for pair in pairs)) if pairs else set(range(1, len(self.item_ids) + 1))
-        else:
-            every = range(1, len(self.item_ids) + 1)
-            found = {row for row in every if set(pairs) <= set(self._as_of(row, items_offset).items())}
-        rows = np.array(sorted(found), np.int64)
-        return rows[rows < self.num_rows(items_offset)]
+        """Rows of items that had all these attribute values as of `items_offset`, ascending."""
+        lists = sorted(map(self.rows_with, where.items()), key=len)
+        rows = reduce(common, lists) if lists else np.arange(1, len(self.item_ids) + 1)
+        changed = set(self._changed_rows[bisect_left(self._changed_offsets, items_offset) :])
+        if changed:
+            had = [row for row in changed if where.items() <= self._as_of(row, items_offset).items()]
+            rows = np.union1d(np.setdiff1d(rows, list(changed), assume_unique=True), np.array(had, np.int64))
+        return rows[: rows.searchsorted(self.num_rows(items_offset))]
 
     def _as_of(self, row: int, items_offset: int) -> Mapping[str, str]:
         known = [attributes for offset, attributes in self._attributes[row - 1] if offset < items_offset]
@@ -128,7 +169,7 @@ class Catalogue:
         self._attributes.append([(offset, attributes)])
         self._first_offset.append(offset)
         for pair in attributes.items():
-            self._index.setdefault(pair, set()).add(row)
+            self._index.setdefault(pair, _Rows()).append(row)
         return row
 
     def _change(self, row: int, item: Item, offset: int) -> None:
@@ -137,11 +178,12 @@ class Catalogue:
         if before == attributes:
             return
         self._attributes[row - 1].append((offset, attributes))
-        self._attributes_changed_at = offset
-        for pair in before.items():
-            self._index[pair].discard(row)
-        for pair in attributes.items():
-            self._index.setdefault(pair, set()).add(row)
+        self._changed_offsets.append(offset)
+        self._changed_rows.append(row)
+        for pair in before.items() - attributes.items():
+            self._index[pair].put(row, present=False)
+        for pair in attributes.items() - before.items():
+            self._index.setdefault(pair, _Rows()).put(row, present=True)
 
 
 def change_of(value: bytes) -> ItemChange | None:

@@ -1,20 +1,22 @@
 """Events → what the model reads: the same code in server, learner and replay, so that serving and training can't differ.
 
 Knows nothing of weights or of how a batch is trained on.
-Shapes: B requests, L history, X request-context features, S slots, E excluded, A allowed, N items.
+Shapes: B requests, L history, X request-context features, S slots, N items.
 """
 
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from models.decoder import Context
-from models.generate import Rule
 from models.objective import Batch
+from models.trie import IntArray, Legal, Trie, common
+from models.walk import Rule
 from recsys.catalogue import Catalogue, Rows, Vocabulary
 from recsys.memory import Memory, View
 from streaming.events import Decision
@@ -22,6 +24,8 @@ from streaming.joiner import Example
 
 FEATURES_PER_REQUEST = 8
 """X: entries of the request's context that are read, in order of key."""
+FILTERS_KEPT = 64
+"""Filters of which a shelf keeps the leaves."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,51 @@ class Wish:
 
 @dataclass(frozen=True)
 class Ruling:
-    """Rows taken out of all that is alive, or, where `allow` is given, the only rows left."""
+    """Leaves taken out of all that is alive, or of `allow` where that is given: ascending, each once, all alive."""
 
-    exclude: Rows
-    allow: Rows | None
+    exclude: IntArray
+    allow: IntArray | None
 
 
-@dataclass(frozen=True)
 class Shelf:
     """The items of one tree: their vocabulary, and which rows are alive in it, (N + 1,)."""
 
-    vocabulary: Vocabulary
-    alive_R: npt.NDArray[np.bool_]
+    def __init__(self, vocabulary: Vocabulary, alive_R: npt.NDArray[np.bool_], trie: Trie) -> None:
+        self.vocabulary, self.alive_R, self.trie = vocabulary, alive_R, trie
+        self._matching: dict[tuple[tuple[str, str], ...], tuple[list[Rows], IntArray]] = {}
+        self._num_dead = 0
+
+    def matching(self, where: Mapping[str, str], catalogue: Catalogue, items_offset: int) -> IntArray:
+        """Leaves of what is alive and had all these attribute values as of `items_offset`.
+
+        As of now they are kept from one request to the next, until an item of this shelf gets or loses one of the values.
+        """
+        pairs = tuple(sorted(where.items()))
+        if catalogue.has_changed_since(items_offset):
+            return self.trie.live_leaves(catalogue.matching_rows(where, items_offset))
+        rows = [self._known(catalogue.rows_with(pair)) for pair in pairs]
+        kept = self._matching.get(pairs)
+        if kept is None or not all(map(_same, kept[0], rows)):
+            lists = sorted((self.trie.live_leaves(part) for part in rows), key=len)
+            kept = self._matching[pairs] = rows, reduce(common, lists)
+            if len(self._matching) > FILTERS_KEPT:
+                del self._matching[next(iter(self._matching))]
+        return kept[1]
+
+    def retired_since(self, catalogue: Catalogue, items_offset: int) -> Rows:
+        """Rows that are alive here and retired before `items_offset`. Those retired before all of them are not looked at again."""
+        rows = catalogue.retired_rows(items_offset)[self._num_dead :]
+        alive = (rows < len(self.alive_R)) & self.alive_R[np.minimum(rows, len(self.alive_R) - 1)]
+        self._num_dead += int(alive.argmax()) if alive.any() else len(rows)
+        return rows[alive]
+
+    def _known(self, rows: Rows) -> Rows:
+        return rows[: rows.searchsorted(self.trie.num_items + 1)]
+
+
+def _same(before: Rows, now: Rows) -> bool:
+    """Whether two lists of the catalogue are one and as long: it adds to a list behind its end and makes a new one for any other change."""
+    return len(before) == len(now) and before.base is now.base
 
 
 def ruling(wish: Wish, view: View, catalogue: Catalogue, shelf: Shelf, num_rows: int) -> Ruling:
@@ -61,23 +98,25 @@ def ruling(wish: Wish, view: View, catalogue: Catalogue, shelf: Shelf, num_rows:
 
     Items asked for or ruled out that nobody knows are left aside.
     """
-    vocabulary = shelf.vocabulary
-    parts = [vocabulary.known_rows(wish.exclude_item_ids), catalogue.retired_rows(wish.items_offset)]
+    vocabulary, trie = shelf.vocabulary, shelf.trie
+    parts = [vocabulary.known_rows(wish.exclude_item_ids), shelf.retired_since(catalogue, wish.items_offset)]
     if wish.seen_excluded:
         parts.append(vocabulary.rows(view.key_L))
-    newer = np.arange(num_rows, vocabulary.num_rows)
-    out = _alive(np.concatenate([*parts, newer]), shelf)
-    if not wish.candidate_item_ids and not wish.where:
-        return Ruling(out, None)
-    allow = vocabulary.known_rows(wish.candidate_item_ids) if wish.candidate_item_ids else np.flatnonzero(shelf.alive_R)
+    if wish.where:  # nothing is known of what came later
+        num_rows = min(num_rows, catalogue.num_rows(wish.items_offset))
+    out = trie.live_leaves(np.concatenate([*parts, np.arange(num_rows, vocabulary.num_rows)]))
+    allow = None
+    if wish.candidate_item_ids:
+        allow = trie.live_leaves(vocabulary.known_rows(wish.candidate_item_ids))
     if wish.where:
-        allow = np.intersect1d(allow, catalogue.matching_rows(wish.where, wish.items_offset))
-    return Ruling(np.zeros(0, np.int64), np.setdiff1d(_alive(allow, shelf), out))
+        matching = shelf.matching(wish.where, catalogue, wish.items_offset)
+        allow = matching if allow is None else common(allow, matching)
+    return Ruling(out, allow)
 
 
-def _alive(rows: Rows, shelf: Shelf) -> Rows:
-    rows = np.unique(rows[rows < len(shelf.alive_R)])
-    return rows[shelf.alive_R[rows]]
+def legal_of(rulings: Sequence[Ruling], trie: Trie) -> Legal:
+    """The rulings of several requests, one walk each."""
+    return Legal.of(trie, [ruling.exclude for ruling in rulings], [ruling.allow for ruling in rulings])
 
 
 def feature_buckets(context: Mapping[str, str], num_buckets: int) -> list[int]:
@@ -206,10 +245,9 @@ class BatchMaker:
             reward_BS=reward_BS,
             logged_BS=logged_BS,
             own_B=own_B,
+            beam_B=own_B & np.array([lesson.decision.way == "beam" for lesson in chosen], bool),
             weight_B=np.ones(len(chosen), np.float32),
-            exclude_BE=padded([ruling.exclude for ruling in rulings]),
-            allow_BA=padded([np.zeros(0, np.int64) if ruling.allow is None else ruling.allow for ruling in rulings]),
-            limited_B=np.array([ruling.allow is not None for ruling in rulings], bool),
+            legal=legal_of(rulings, self.shelf.trie),
             rule=_rule([lesson.decision for lesson in chosen], own_B),
         )
 

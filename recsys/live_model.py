@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from models.artifact import Artifact
 from models.content import ContentRule, FloatArray, first_vectors
 from models.decoder import Decoder, DecoderConfig
-from models.generate import Scored, novelty
+from models.generate import novelty
+from models.scoring import Scored
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 from recsys.catalogue import Catalogue, Rows, Vocabulary
@@ -86,12 +88,9 @@ class LiveModel:
             self._set_vocabulary()
 
     def shelf(self, items_offset: int) -> Shelf:
-        """All rows, alive unless retired before `items_offset`."""
-        alive_R = np.ones(self.num_rows, bool)
-        alive_R[0] = False
-        retired = self.catalogue.retired_rows(items_offset)
-        alive_R[retired[retired < self.num_rows]] = False
-        return Shelf(self.vocabulary, alive_R)
+        """All rows in the tree of their ids, alive unless retired before `items_offset`."""
+        alive_R = self._alive(items_offset)
+        return Shelf(self.vocabulary, alive_R, Trie.built(self.tokenizer.ids_NK, ~alive_R[1:]))
 
     def scored(self, trie: Trie) -> Scored:
         """What scores slates with the present weights, with gradient."""
@@ -99,7 +98,7 @@ class LiveModel:
 
     def artifact(self, facts: Mapping[str, Any]) -> Artifact:
         """The present state as a version; shares memory with it."""
-        retired_N = ~self.shelf(self.catalogue.next_offset).alive_R[1:]
+        retired_N = ~self._alive(self.catalogue.next_offset)[1:]
         return Artifact(
             decoder=self.decoder,
             tokenizer=self.tokenizer,
@@ -109,6 +108,13 @@ class LiveModel:
             exposures_R=self.exposures_R,
             facts=facts,
         )
+
+    def _alive(self, items_offset: int) -> npt.NDArray[np.bool_]:
+        alive_R = np.ones(self.num_rows, bool)
+        alive_R[0] = False
+        retired = self.catalogue.retired_rows(items_offset)
+        alive_R[retired[retired < self.num_rows]] = False
+        return alive_R
 
     def _set_vocabulary(self) -> None:
         self.vocabulary = Vocabulary(self.catalogue.item_ids[: self.num_rows - 1])

@@ -8,11 +8,12 @@ import numpy as np
 
 from models.artifact import Artifact
 from models.content import FloatArray
-from models.generate import Generator, Rule, novelty
-from models.inference import FrozenDecoder
-from models.trie import Legal
+from models.generate import WAYS, Generator, novelty
+from models.inference import FrozenDecoder, LeafVectors
+from models.trie import Trie
+from models.walk import Rule
 from recsys.catalogue import Catalogue, Vocabulary
-from recsys.features import Ruling, Shelf, Wish, contexts, padded, ruling
+from recsys.features import Shelf, Wish, contexts, legal_of, ruling
 from recsys.memory import View
 
 
@@ -21,6 +22,7 @@ class DrawingConfig:
     """How slates are drawn: part of the policy, stamped on each Decision."""
 
     way: str = "slot"
+    """`slot`: one item after another, each seeing those before it. `beam`: all at once, faster, from what the first slot sees."""
     temperature: float = 0.35
     floor: float = 0.02
     """Share of each slot that is spread evenly over all legal items."""
@@ -28,8 +30,8 @@ class DrawingConfig:
     """Added to the logit of an item never shown; falls with 1 / sqrt(1 + exposures)."""
 
     def __post_init__(self) -> None:
-        if self.way != "slot":
-            raise ValueError(f"drawing.way is {self.way!r}; it must be 'slot'")
+        if self.way not in WAYS:
+            raise ValueError(f"drawing.way is {self.way!r}; it must be one of {', '.join(WAYS)}")
         if not 0.01 <= self.temperature <= 100:
             raise ValueError(f"drawing.temperature is {self.temperature}; it must be 0.01..100")
         if not 0 <= self.floor <= 0.99:
@@ -84,8 +86,9 @@ class GenerativePolicy:
         self.policy_version = int(artifact.facts["policy_version"])
         self.trained_through_ms = int(artifact.facts["trained_through_ms"])
         trie = artifact.trie()
-        self._generator = Generator(FrozenDecoder(artifact.decoder, trie), trie, novelty(artifact.exposures_R))
-        self._shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]))
+        decoder = FrozenDecoder(artifact.decoder, LeafVectors.of(artifact.decoder, trie))
+        self._generator = Generator(decoder, trie, novelty(artifact.exposures_R))
+        self._shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]), trie)
         config = artifact.decoder.config
         self._history, self._num_buckets, self._max_slots = config.history, config.features, config.max_slots
 
@@ -96,7 +99,8 @@ class GenerativePolicy:
         ruled = ruling(asked.wish, asked.view, catalogue, self._shelf, vocabulary.num_rows)
         size = min(asked.slate_size, self._max_slots)
         uniform_BSU = _uniform(asked.seed, size, self._generator.trie.levels + 1)
-        slates = self._generator.draw(context, legal_of(ruled), _rule(self.drawing), uniform_BSU, np.array([size]))
+        legal, rule = legal_of([ruled], self._shelf.trie), _rule(self.drawing)
+        slates = self._generator.draw(context, legal, rule, uniform_BSU, np.array([size]), way=self.drawing.way)
         rows = slates.item_BS[0]
         kept = rows > 0
         return Choice([vocabulary.item_ids[row - 1] for row in rows[kept]], slates.logprob_BS[0][kept].tolist())
@@ -111,31 +115,31 @@ class UniformPolicy:
     def __init__(self) -> None:
         self.drawing = DrawingConfig(temperature=1, floor=0, novelty_bonus=0)
         self._catalogue = Catalogue()
-        self._vocabulary = Vocabulary(())
+        self._shelf = _plain_shelf(self._catalogue)
 
     def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
         """See Policy."""
-        vocabulary = self._vocabulary_of(catalogue)
-        alive_R = np.ones(vocabulary.num_rows, bool)
-        alive_R[0] = False
-        alive_R[catalogue.retired_rows(asked.wish.items_offset)] = False
-        ruled = ruling(asked.wish, asked.view, catalogue, Shelf(vocabulary, alive_R), vocabulary.num_rows)
-        rows = ruled.allow if ruled.allow is not None else np.setdiff1d(np.flatnonzero(alive_R), ruled.exclude)
+        shelf = self._shelf_of(catalogue)
+        ruled = ruling(asked.wish, asked.view, catalogue, shelf, shelf.vocabulary.num_rows)
+        allowed = np.arange(shelf.trie.num_items) if ruled.allow is None else ruled.allow
+        rows = shelf.trie.item_of_leaf[np.setdiff1d(allowed, ruled.exclude)]
         size = min(asked.slate_size, len(rows))
-        drawn = np.random.Generator(np.random.Philox(asked.seed)).permutation(rows)[:size]
-        return Choice([vocabulary.item_ids[row - 1] for row in drawn], [float(-np.log(len(rows) - slot)) for slot in range(size)])
+        drawn = np.random.Generator(np.random.Philox(asked.seed)).permutation(rows)[:size].tolist()
+        item_ids = shelf.vocabulary.item_ids
+        return Choice([item_ids[row - 1] for row in drawn], [float(-np.log(len(rows) - slot)) for slot in range(size)])
 
-    def _vocabulary_of(self, catalogue: Catalogue) -> Vocabulary:
+    def _shelf_of(self, catalogue: Catalogue) -> Shelf:
         """Built anew only when the items are others: 20,000 of them take 20 ms."""
-        if self._catalogue is not catalogue or self._vocabulary.num_rows != len(catalogue.item_ids) + 1:
-            self._catalogue, self._vocabulary = catalogue, Vocabulary(tuple(catalogue.item_ids))
-        return self._vocabulary
+        if self._catalogue is not catalogue or self._shelf.trie.num_items != len(catalogue.item_ids):
+            self._catalogue, self._shelf = catalogue, _plain_shelf(catalogue)
+        return self._shelf
 
 
-def legal_of(ruled: Ruling) -> Legal:
-    """The ruling of one request as arrays."""
-    allow_BA = None if ruled.allow is None else padded([ruled.allow])
-    return Legal(padded([ruled.exclude]), allow_BA, np.array([ruled.allow is not None]))
+def _plain_shelf(catalogue: Catalogue) -> Shelf:
+    """All items, one leaf each in order of row; those retired go by each request's ruling."""
+    size = len(catalogue.item_ids)
+    trie = Trie.built(np.arange(size, dtype=np.int32)[:, None], np.zeros(size, bool))
+    return Shelf(Vocabulary(tuple(catalogue.item_ids)), np.arange(size + 1) > 0, trie)
 
 
 def _uniform(seed: int, size: int, numbers: int) -> FloatArray:

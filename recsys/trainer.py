@@ -96,7 +96,7 @@ class Trainer:
         config = self.config.warm_start
         random = self.seeds.random("warm_start", 0)
         torch.manual_seed(self.seeds.of("warm_start", 1))
-        trie, maker = self._shelf(0)
+        maker = self._maker(0)
         optimizer, decoder = self._new_optimizer(config.lr), self.model.decoder
         parts = [part for _ in range(config.epochs) for part in _batches(lessons, config.batch, random)]
         decoder.train()
@@ -105,7 +105,7 @@ class Trainer:
                 LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
-            self._step(optimizer, trie, maker.batch(part, [self.model.num_rows] * len(part)))
+            self._step(optimizer, maker.shelf.trie, maker.batch(part, [self.model.num_rows] * len(part)))
         decoder.eval()
         self.optimizer = self._new_optimizer(self.config.lr)
         return sum(map(len, parts))
@@ -143,12 +143,12 @@ class Trainer:
 
     def _steps(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> Terms:
         offsets = [lesson.decision.items_offset for lesson in chosen if lesson.own]
-        trie, maker = self._shelf(min(offsets, default=self.model.catalogue.next_offset))
+        maker = self._maker(min(offsets, default=self.model.catalogue.next_offset))
         batch = maker.batch(chosen, num_rows)
         batch.weight_B[:] = weights
         first: Terms | None = None
         for _ in range(self.config.passes):
-            terms = self._step(self.optimizer, trie, batch, scaled=True)
+            terms = self._step(self.optimizer, maker.shelf.trie, batch, scaled=True)
             first = first or terms
         assert first is not None
         return first
@@ -166,11 +166,9 @@ class Trainer:
         optimizer.step()
         return replace(terms, loss=terms.loss.detach())  # its graph holds the shapes of tables that may grow
 
-    def _shelf(self, items_offset: int) -> tuple[Trie, BatchMaker]:
-        model = self.model
-        shelf = model.shelf(items_offset)
-        config = model.decoder.config
-        return Trie.built(model.tokenizer.ids_NK, ~shelf.alive_R[1:]), BatchMaker(model.catalogue, shelf, config.history, config.features)
+    def _maker(self, items_offset: int) -> BatchMaker:
+        config = self.model.decoder.config
+        return BatchMaker(self.model.catalogue, self.model.shelf(items_offset), config.history, config.features)
 
     def _new_optimizer(self, lr: float) -> torch.optim.Optimizer:
         """Item rows and heads at full step, what all items share slower."""

@@ -15,8 +15,9 @@ from test_memory import decided, did, memory_of, random_log
 from models.artifact import Artifact
 from models.content import ContentRule
 from models.decoder import DecoderConfig
-from models.generate import Scored, novelty
+from models.generate import WAYS, novelty
 from models.objective import ObjectiveConfig, objective
+from models.scoring import Scored
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 from recsys.catalogue import Catalogue, Vocabulary, item_key
@@ -28,6 +29,7 @@ from recsys.features import (
     contexts,
     feature_buckets,
     imported_lessons,
+    legal_of,
     lessons,
     neighbours,
     padded,
@@ -52,6 +54,13 @@ def view_of(*item_ids: str) -> View:
 
 def example_of(decision: Decision, shown: tuple[int, ...], rewards: tuple[float, ...], *, offset: int = 5, own: bool = True) -> Example:
     return Example(decision, 0, offset, shown, rewards, ((),) * len(shown), own, ())
+
+
+def shelf_of(item_ids: list[str], alive_R: np.ndarray, ids_NK: np.ndarray | None = None) -> Shelf:
+    """A shelf of these items under these ids, or under random ones."""
+    if ids_NK is None:
+        ids_NK = random_ids(np.random.default_rng(len(item_ids)), len(item_ids), 2, 3)
+    return Shelf(Vocabulary(item_ids), alive_R, Trie.built(ids_NK[: len(item_ids)], ~alive_R[1:]))
 
 
 # What may be generated ------------------------------------------------------------------------------------------------
@@ -92,23 +101,44 @@ def test_a_ruling_is_what_sets_say(seed: int, length: int) -> None:
     if wish.where:
         legal &= set(catalogue.matching_rows(wish.where, items_offset).tolist())
 
-    ruled = ruling(wish, view, catalogue, Shelf(Vocabulary(item_ids[:size]), alive_R), num_rows)
-    if ruled.allow is None:
-        assert set(np.flatnonzero(alive_R).tolist()) - set(ruled.exclude.tolist()) == legal
-        assert not wish.candidate_item_ids
-        assert not wish.where
-    else:
-        assert set(ruled.allow.tolist()) - set(ruled.exclude.tolist()) == legal
-    # what Legal asks of its lists: every row once, and none that would not be legal anyway
-    for rows in (ruled.exclude, ruled.allow if ruled.allow is not None else ruled.exclude):
-        assert len(set(rows.tolist())) == len(rows)
-        assert alive_R[rows].all()
+    shelf = shelf_of(item_ids[:size], alive_R)
+    for _ in range(2):  # the second time with what the shelf has kept
+        ruled = ruling(wish, view, catalogue, shelf, num_rows)
+        allow = shelf.trie.live_leaves(np.arange(size + 1)) if ruled.allow is None else ruled.allow
+        assert set(shelf.trie.item_of_leaf[np.setdiff1d(allow, ruled.exclude)].tolist()) == legal
+        assert (ruled.allow is None) == (not wish.candidate_item_ids and not wish.where)
+        # what Legal asks of its lists: ascending, every leaf once, and none that would not be legal anyway
+        for leaf_F in (ruled.exclude, allow):
+            assert (np.diff(leaf_F) > 0).all()
+            assert alive_R[shelf.trie.item_of_leaf[leaf_F]].all()
+        assert legal_of([ruled], shelf.trie).total().tolist() == [len(legal)]
+
+
+@EXAMPLES
+@given(seeds, st.integers(5, 40))
+def test_what_a_shelf_keeps_of_a_filter_follows_the_catalogue(seed: int, length: int) -> None:
+    """Items come, change and retire between requests to one version, which knows only some of them."""
+    random = np.random.default_rng(seed)
+    stream = random_stream(seed, length)
+    item_ids = list(dict.fromkeys(item.item_id for _, item in stream))
+    size = int(random.integers(1, len(item_ids) + 1))
+    shelf = shelf_of(item_ids[:size], np.arange(size + 1) > 0)
+    catalogue = Catalogue()
+    for offset, item in stream:
+        catalogue.apply(offset, ItemChange(item=item))
+        for where in ({"a": "0"}, {"a": "1", "b": "0"}):
+            ruled = ruling(Wish([], [], where, False, offset + 1), NOBODY, catalogue, shelf, size + 1)
+            assert ruled.allow is not None
+            found = shelf.trie.item_of_leaf[np.setdiff1d(ruled.allow, ruled.exclude)]
+            gone = catalogue.retired_rows(offset + 1)
+            expected = np.setdiff1d(catalogue.matching_rows(where, offset + 1), gone)
+            assert sorted(found) == expected[expected <= size].tolist()
 
 
 def test_candidates_that_nobody_knows_leave_nothing() -> None:
     catalogue = catalogue_of(random_stream(1, 9))
     size = len(catalogue.item_ids)
-    shelf = Shelf(Vocabulary(catalogue.item_ids), np.array([False] + [True] * size))
+    shelf = shelf_of(catalogue.item_ids, np.array([False] + [True] * size))
     for wish in (Wish([], ["unknown"], {}, False, 99), Wish([], [], {"a": "unknown"}, False, 99)):
         ruled = ruling(wish, NOBODY, catalogue, shelf, size + 1)
         assert ruled.allow is not None
@@ -283,6 +313,7 @@ def decide(case: Served, memory: Memory, seed: int, drawing: DrawingConfig) -> t
         candidate_item_ids=wish.candidate_item_ids,
         where=wish.where,
         seen_excluded=wish.seen_excluded,
+        way=drawing.way,
         temperature=drawing.temperature,
         floor=drawing.floor,
         novelty_bonus=drawing.novelty_bonus,
@@ -290,15 +321,16 @@ def decide(case: Served, memory: Memory, seed: int, drawing: DrawingConfig) -> t
     return decision, view
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, levels: int) -> None:
+def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, levels: int, way: str) -> None:
     """More events of the user, more items in the tree, other attributes and retirements since: the number is the same."""
     case = served(seed, levels)
     log = random_log(seed, 30)
     memory = memory_of(log, MemoryConfig(rows=12, kinds=("click",)))
     assert memory.config.num_kinds == NUM_KINDS
-    drawing = DrawingConfig(temperature=0.8, floor=0.1, novelty_bonus=0.7)
+    drawing = DrawingConfig(way=way, temperature=0.8, floor=0.1, novelty_bonus=0.7)
     made = [decide(case, memory, 100 * seed + number, drawing) for number in range(8)]
     for number in range(20):
         memory.apply(0, log[-1][0] + 1 + number, did(case.then.item_ids[0], event_id=f"later{number}"))
@@ -309,12 +341,12 @@ def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, level
 
     alive_R = np.concatenate([[False], np.ones(len(case.now.item_ids), bool)])
     alive_R[case.then.retired_rows(case.items_offset)] = False
-    maker = BatchMaker(case.now, Shelf(Vocabulary(case.now.item_ids), alive_R), HISTORY, FEATURES)
+    shelf = shelf_of(case.now.item_ids, alive_R, case.artifact.tokenizer.ids_NK)
+    maker = BatchMaker(case.now, shelf, HISTORY, FEATURES)
     batch = maker.batch(learned, [len(case.artifact.item_ids) + 1] * len(learned))
     assert batch.shown_BS.sum() == sum(len(decision.item_ids) for decision, _ in made) > 8
     exposures_R = np.concatenate([case.artifact.exposures_R, np.zeros(len(alive_R) - len(case.artifact.exposures_R), np.float32)])
-    trie = Trie.built(case.artifact.tokenizer.ids_NK, ~alive_R[1:])
-    scored = Scored(case.artifact.decoder, case.artifact.decoder.vectors(len(alive_R)), trie, novelty(exposures_R))
+    scored = Scored(case.artifact.decoder, case.artifact.decoder.vectors(len(alive_R)), shelf.trie, novelty(exposures_R))
     found = recomputed(scored, maker, learned, len(case.artifact.item_ids) + 1)
     assert found == pytest.approx(batch.logged_BS[batch.shown_BS], abs=1e-4)
 

@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from models.decoder import Context, Decoder, DecoderConfig
-from models.generate import Generator, Rule, Scored, Slates, novelty
-from models.inference import FrozenDecoder
+from models.generate import WAYS, Generator, Slates, novelty
+from models.inference import FrozenDecoder, LeafVectors
+from models.scoring import Asked, Scored
 from models.trie import Legal, Trie
+from models.walk import Rule
 
 NUM_KINDS, FEATURES, HISTORY, MAX_SLOTS = 6, 16, 8, 20
 LEVELS = [1, 2, 3, 4]
 EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True)
 
-NOTHING = np.zeros((1, 0), np.int64)
+NOTHING = np.zeros(0, np.int64)
 
 seeds = st.integers(0, 2**32 - 1)
+ways = st.sampled_from(WAYS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +47,11 @@ class Model:
 
     @property
     def generator(self) -> Generator:
-        return Generator(FrozenDecoder(self.decoder, self.trie), self.trie, self.novelty_R)
+        return Generator(self.frozen, self.trie, self.novelty_R)
+
+    @property
+    def frozen(self) -> FrozenDecoder:
+        return FrozenDecoder(self.decoder, LeafVectors.of(self.decoder, self.trie))
 
     @property
     def scored(self) -> Scored:
@@ -101,24 +108,19 @@ def random_context(random: np.random.Generator, batch: int, num_items: int) -> C
     )
 
 
-def random_legal(random: np.random.Generator, batch: int, alive_R: np.ndarray, *, limited: float = 0.4) -> tuple[Legal, np.ndarray]:
+def random_legal(
+    random: np.random.Generator, batch: int, trie: Trie, alive_R: np.ndarray, *, limited: float = 0.4
+) -> tuple[Legal, np.ndarray]:
     """What requests rule out, and by brute force which rows each may be given, (B, R)."""
     legal_BR, excluded, allowed = np.zeros((batch, len(alive_R)), bool), [], []
     limited_B = random.random(batch) < limited
     for at in range(batch):
         wanted_R = alive_R & (random.random(len(alive_R)) < random.random()) if limited_B[at] else alive_R
-        out_R = wanted_R & (random.random(len(alive_R)) < 0.5 * random.random())
+        out_R = alive_R & (random.random(len(alive_R)) < 0.5 * random.random())
         legal_BR[at] = wanted_R & ~out_R
-        excluded.append(np.flatnonzero(out_R))
-        allowed.append(np.flatnonzero(wanted_R) if limited_B[at] else np.zeros(0, np.int64))
-    return Legal(as_rows(excluded), as_rows(allowed), limited_B), legal_BR
-
-
-def as_rows(rows: list[np.ndarray]) -> np.ndarray:
-    out = np.zeros((len(rows), max(map(len, rows), default=0)), np.int64)
-    for at, row in enumerate(rows):
-        out[at, : len(row)] = row
-    return out
+        excluded.append(trie.live_leaves(np.flatnonzero(out_R)))
+        allowed.append(trie.live_leaves(np.flatnonzero(wanted_R)) if limited_B[at] else None)
+    return Legal.of(trie, excluded, allowed), legal_BR
 
 
 def random_rule(random: np.random.Generator, batch: int) -> Rule:
@@ -143,25 +145,23 @@ class Requests:
     def of(self, at: list[int], extra_padding: int = 0) -> "Requests":
         """Some of the requests, alone, with other padding."""
         pad = ((0, 0), (0, extra_padding))
-        assert self.legal.allow_BA is not None
-        assert self.legal.limited_B is not None
-        context, rule = self.context, self.rule
+        context, places = self.context, np.array(at)
         return Requests(
             Context(context.item_BL[at], context.kind_BL[at], context.gap_BL[at], np.pad(context.feature_BX[at], pad)),
-            Legal(np.pad(self.legal.exclude_BE[at], pad), np.pad(self.legal.allow_BA[at], pad), self.legal.limited_B[at]),
+            self.legal.at(places),
             self.legal_BR[at],
-            Rule(rule.temperature_B[at], rule.floor_B[at], rule.bonus_B[at]),
+            self.rule.at(places),
             self.uniform_BSU[at],
             self.sizes_B[at],
         )
 
-    def drawn_by(self, generator: Generator) -> Slates:
-        return generator.draw(self.context, self.legal, self.rule, self.uniform_BSU, self.sizes_B)
+    def drawn_by(self, generator: Generator, way: str = "slot") -> Slates:
+        return generator.draw(self.context, self.legal, self.rule, self.uniform_BSU, self.sizes_B, way=way)
 
 
-def random_requests(seed: int, model: Model, batch: int, slots: int, *, limited: float = 0.4) -> Requests:
-    random = np.random.default_rng([seed, 1])
-    legal, legal_BR = random_legal(random, batch, model.alive_R, limited=limited)
+def random_requests(seed: int | list[int], model: Model, batch: int, slots: int, *, limited: float = 0.4) -> Requests:
+    random = np.random.default_rng([*np.atleast_1d(seed), 1])
+    legal, legal_BR = random_legal(random, batch, model.trie, model.alive_R, limited=limited)
     return Requests(
         context=random_context(random, batch, len(model.alive_R) - 1),
         legal=legal,
@@ -180,7 +180,7 @@ def one_request(seed: int, model: Model, slots: int, rule: tuple[float, float, f
 
 def freed(request: Requests, model: Model) -> Requests:
     """The request with all that is alive legal."""
-    return replace(request, legal=Legal(NOTHING, NOTHING, np.array([False])), legal_BR=model.alive_R[None])
+    return replace(request, legal=Legal.of(model.trie, [NOTHING], [None]), legal_BR=model.alive_R[None])
 
 
 def many_times(request: Requests, times: int, slots_given: int, seed: int) -> Requests:
@@ -194,25 +194,26 @@ def many_times(request: Requests, times: int, slots_given: int, seed: int) -> Re
 # The same number from the other side ----------------------------------------------------------------------------------
 
 
-def rescored(model: Model, requests: Requests, item_BS: np.ndarray) -> np.ndarray:
+def rescored(model: Model, requests: Requests, item_BS: np.ndarray, way: str = "slot") -> np.ndarray:
     """Log π of every drawn slot by torch, (B, S); 0 where nothing was drawn."""
     at_B, at_S = item_BS.nonzero()
     out_BS = np.zeros(item_BS.shape, np.float32)
-    out_BS[at_B, at_S] = scores(model, requests, item_BS, at_B, at_S, item_BS[at_B, at_S]).detach().numpy()
+    out_BS[at_B, at_S] = scores(model, requests, item_BS, at_B, at_S, item_BS[at_B, at_S], way).detach().numpy()
     return out_BS
 
 
-def scores(model: Model, requests: Requests, item_BS: np.ndarray, at_B: np.ndarray, at_S: np.ndarray, item_Q: np.ndarray) -> torch.Tensor:
+def scores(
+    model: Model, requests: Requests, item_BS: np.ndarray, at_B: np.ndarray, at_S: np.ndarray, item_Q: np.ndarray, way: str = "slot"
+) -> torch.Tensor:
     """Log π of `item_Q` in slot `at_S` of slate `at_B`, after the slots before it."""
-    scored = model.scored
+    scored, slots_QS = model.scored, np.arange(item_BS.shape[1])
     state_BSD = scored.decoder.states(scored.vectors, requests.context, torch.from_numpy(item_BS))
-    before_QS = np.where(np.arange(item_BS.shape[1]) < at_S[:, None], item_BS[at_B], 0)
-    legal, rule = requests.legal, requests.rule
-    assert legal.allow_BA is not None
-    assert legal.limited_B is not None
-    legal_Q = Legal(np.concatenate([legal.exclude_BE[at_B], before_QS], 1), legal.allow_BA[at_B], legal.limited_B[at_B])
-    rule_Q = Rule(rule.temperature_B[at_B], rule.floor_B[at_B], rule.bonus_B[at_B])
-    return scored.logprobs(state_BSD[at_B, at_S], legal_Q, rule_Q, item_Q)
+    before_QS = np.where(slots_QS < at_S[:, None], item_BS[at_B], 0)
+    asked_Q = Asked.of(requests.context, requests.legal, requests.rule).at(at_B)
+    if way == "beam":
+        up_to_QS = np.where(slots_QS == at_S[:, None], item_Q[:, None], before_QS)
+        return scored.beam_logprobs(state_BSD[at_B, 0], asked_Q, up_to_QS)[np.arange(len(at_B)), at_S]
+    return scored.logprobs(state_BSD[at_B, at_S], asked_Q.without(model.trie.leaf_of_item[before_QS]), item_Q)
 
 
 def still_legal(requests: Requests, item_BS: np.ndarray, at: int, slot: int) -> np.ndarray:
@@ -224,18 +225,18 @@ def still_legal(requests: Requests, item_BS: np.ndarray, at: int, slot: int) -> 
 
 
 @EXAMPLES
-@given(seeds, st.sampled_from(LEVELS), st.integers(1, 30), st.integers(1, 5))
-def test_the_scores_of_all_still_legal_items_sum_to_one(seed: int, levels: int, num_items: int, codes: int) -> None:
+@given(seeds, st.sampled_from(LEVELS), st.integers(1, 30), st.integers(1, 5), ways)
+def test_the_scores_of_all_still_legal_items_sum_to_one(seed: int, levels: int, num_items: int, codes: int, way: str) -> None:
     model = random_model(seed, levels, num_items, codes=codes)
     requests = random_requests(seed, model, batch=4, slots=5)
-    item_BS = requests.drawn_by(model.generator).item_BS
+    item_BS = requests.drawn_by(model.generator, way).item_BS
     drawn = [(at, slot) for at, slot in zip(*item_BS.nonzero(), strict=True)]
     choices = [still_legal(requests, item_BS, at, slot) for at, slot in drawn]
     sizes = [len(choice) for choice in choices]
     if drawn:
         at_Q, slot_Q = (np.repeat(column, sizes) for column in np.array(drawn).T)
         with torch.no_grad():
-            probability_Q = scores(model, requests, item_BS, at_Q, slot_Q, np.concatenate(choices)).exp().numpy()
+            probability_Q = scores(model, requests, item_BS, at_Q, slot_Q, np.concatenate(choices), way).exp().numpy()
         sums = np.add.reduceat(probability_Q, np.cumsum([0, *sizes[:-1]]))
         assert sums == pytest.approx(np.ones(len(drawn)), abs=1e-5)
         assert (probability_Q >= 0).all()
@@ -247,11 +248,14 @@ RULES = [(1.0, 0.0, 0.0), (0.7, 0.3, 0.0), (1.5, 0.05, 1.0)]
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("levels", LEVELS)
 def test_what_is_reported_sums_to_one_and_is_how_often_it_is_drawn(levels: int, rule: tuple[float, float, float]) -> None:
-    """20,000 draws of one slot, after none and after two slots that are held: each legal item's share is what was said of it."""
+    """17,000 draws of one slot, after none and after two slots that are held: each legal item's share is what was said of it.
+
+    About 200,000 of each kind over all depths and rules.
+    """
     model = random_model(levels, levels, num_items=14, codes=3)
     for given_slots in (0, 2):
         request = one_request(levels, model, given_slots + 1, rule)
-        many = many_times(request, 20_000, given_slots, seed=10 * levels + given_slots)
+        many = many_times(request, 17_000, given_slots, seed=10 * levels + given_slots)
         slates = many.drawn_by(model.generator)
         item_T, logprob_T = slates.item_BS[:, given_slots], slates.logprob_BS[:, given_slots]
         legal = still_legal(many, slates.item_BS, 0, given_slots)
@@ -323,17 +327,17 @@ def test_temperature_floor_and_bonus_do_to_the_leaves_what_they_say(levels: int)
 
 
 @settings(EXAMPLES, max_examples=20)
-@given(seeds, st.sampled_from(LEVELS), st.integers(1, 60))
-def test_the_logged_number_is_the_score_whatever_the_batch(seed: int, levels: int, num_items: int) -> None:
+@given(seeds, st.sampled_from(LEVELS), st.integers(1, 60), ways)
+def test_the_logged_number_is_the_score_whatever_the_batch(seed: int, levels: int, num_items: int, way: str) -> None:
     model, generator = (made := random_model(seed, levels, num_items)), made.generator
     requests = random_requests(seed, model, batch=32, slots=6)
-    together = requests.drawn_by(generator)
-    assert together.logprob_BS == pytest.approx(rescored(model, requests, together.item_BS), abs=1e-4)
+    together = requests.drawn_by(generator, way)
+    assert together.logprob_BS == pytest.approx(rescored(model, requests, together.item_BS, way), abs=1e-4)
     for at in range(0, 32, 8):
         alone = requests.of([at], extra_padding=at % 3)
         logged = together.logprob_BS[[at]]
-        assert logged == pytest.approx(rescored(model, without_blanks(alone), together.item_BS[[at]]), abs=1e-4)
-        again = alone.drawn_by(generator)
+        assert logged == pytest.approx(rescored(model, without_blanks(alone), together.item_BS[[at]], way), abs=1e-4)
+        again = alone.drawn_by(generator, way)
         if (again.item_BS == together.item_BS[[at]]).all():
             assert again.logprob_BS == pytest.approx(logged, abs=1e-4)
         else:  # a number that fell within rounding of a limit between two items
@@ -367,7 +371,7 @@ def test_the_frozen_decoder_has_the_states_of_the_decoder(seed: int, levels: int
 
 
 def frozen_states(model: Model, context: Context, slate_BS: np.ndarray) -> np.ndarray:
-    frozen = FrozenDecoder(model.decoder, model.trie)
+    frozen = model.frozen
     memory, slots, states = frozen.memory(context), frozen.slots(*slate_BS.shape), []
     for slot in range(slate_BS.shape[1]):
         x_BD = frozen.next_input(slate_BS[:, slot - 1], slot) if slot else frozen.first_input(context)
@@ -391,23 +395,27 @@ def test_the_number_depends_on_context_slots_before_and_features() -> None:
 # What may be drawn ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("levels", LEVELS)
-def test_nothing_illegal_retired_excluded_or_repeated_in_many_slots(levels: int) -> None:
-    """30,000 slots a depth."""
+def test_nothing_illegal_retired_excluded_or_repeated_in_a_million_slots(levels: int, way: str) -> None:
+    """125,000 slots a depth and way."""
     model = random_model(levels, levels, num_items=70, codes=4)
-    requests = replace(random_requests(levels, model, batch=3000, slots=10), sizes_B=np.full(3000, 10))
-    slates = requests.drawn_by(model.generator)
-    assert slates.item_BS.size == 30_000
-    assert lawful(slates, requests)
+    num_slots = 0
+    for part in range(5):
+        requests = replace(random_requests([levels, part], model, batch=2500, slots=10), sizes_B=np.full(2500, 10))
+        slates = requests.drawn_by(model.generator, way)
+        num_slots += slates.item_BS.size
+        assert lawful(slates, requests)
+    assert num_slots == 125_000
 
 
 @EXAMPLES
-@given(seeds, st.sampled_from(LEVELS), st.integers(0, 12), st.floats(0, 1))
-def test_slates_are_as_long_as_asked_or_as_there_are_legal_items(seed: int, levels: int, num_items: int, retired: float) -> None:
+@given(seeds, st.sampled_from(LEVELS), st.integers(0, 12), st.floats(0, 1), ways)
+def test_slates_are_as_long_as_asked_or_as_there_are_legal_items(seed: int, levels: int, num_items: int, retired: float, way: str) -> None:
     """Small catalogues, sizes of all kinds in one batch, nothing legal in some."""
     model = random_model(seed, levels, num_items, retired=retired)
     requests = random_requests(seed, model, batch=9, slots=6)
-    assert lawful(requests.drawn_by(model.generator), requests)
+    assert lawful(requests.drawn_by(model.generator, way), requests)
 
 
 def lawful(slates: Slates, requests: Requests) -> bool:
@@ -425,59 +433,69 @@ def lawful(slates: Slates, requests: Requests) -> bool:
     return True
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("floor", [0.0, 0.1])
 @pytest.mark.parametrize("levels", LEVELS)
-def test_a_catalogue_of_one_item_is_certain(levels: int, floor: float) -> None:
+def test_a_catalogue_of_one_item_is_certain(levels: int, floor: float, way: str) -> None:
     model = random_model(1, levels, num_items=1, retired=0)
     request = freed(one_request(0, model, 3, (1.0, floor, 1.0)), model)
-    slates = request.drawn_by(model.generator)
+    slates = request.drawn_by(model.generator, way)
     assert slates.item_BS.tolist() == [[1, 0, 0]]
     assert slates.logprob_BS == pytest.approx(np.zeros((1, 3)), abs=1e-6)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("limited", [True, False])
 @pytest.mark.parametrize("levels", LEVELS)
-def test_nothing_legal_is_an_empty_slate(levels: int, limited: bool) -> None:
+def test_nothing_legal_is_an_empty_slate(levels: int, limited: bool, way: str) -> None:
     model = random_model(2, levels, num_items=5, retired=0)
-    legal = Legal(NOTHING if limited else np.arange(1, 6)[None], NOTHING, np.array([limited]))
+    legal = Legal.of(model.trie, [NOTHING if limited else np.arange(5)], [NOTHING if limited else None])
     request = replace(one_request(0, model, 3, (1.0, 0.1, 1.0)), legal=legal)
-    slates = request.drawn_by(model.generator)
+    slates = request.drawn_by(model.generator, way)
     assert not slates.item_BS.any()
     assert not slates.logprob_BS.any()
 
 
 @pytest.mark.parametrize("uniform", [0.0, np.nextafter(np.float32(1), np.float32(0))])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("levels", LEVELS)
-def test_the_ends_of_the_unit_interval_draw_legal_items_too(levels: int, uniform: float) -> None:
+def test_the_ends_of_the_unit_interval_draw_legal_items_too(levels: int, uniform: float, way: str) -> None:
     model = random_model(levels, levels, num_items=40)
     requests = random_requests(4, model, batch=50, slots=6)
     requests = replace(requests, uniform_BSU=np.full(requests.uniform_BSU.shape, uniform, np.float32))
-    assert lawful(requests.drawn_by(model.generator), requests)
+    assert lawful(requests.drawn_by(model.generator, way), requests)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 100.0])
 def test_extreme_temperatures_leave_every_number_finite(temperature: float) -> None:
+    """A beam is held to its numbers where it can be: chances below 1e-300 count as that."""
     model = random_model(5, levels=2, num_items=40)
     requests = random_requests(5, model, batch=50, slots=6)
     requests = replace(requests, rule=replace(requests.rule, temperature_B=np.full(50, temperature, np.float32)))
     slates = requests.drawn_by(model.generator)
     assert lawful(slates, requests)
     assert slates.logprob_BS == pytest.approx(rescored(model, requests, slates.item_BS), abs=2e-3)
+    slates = requests.drawn_by(model.generator, "beam")
+    assert lawful(slates, requests)
+    if temperature > 1:
+        assert slates.logprob_BS == pytest.approx(rescored(model, requests, slates.item_BS, "beam"), abs=1e-4)
 
 
 # Gradients ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
 @pytest.mark.parametrize("levels", LEVELS)
-def test_the_gradient_of_scores_is_finite_and_reaches_all_that_is_asked(levels: int, temperature: float) -> None:
+def test_the_gradient_of_scores_is_finite_and_reaches_all_that_is_asked(levels: int, temperature: float, way: str) -> None:
     model = random_model(levels, levels, num_items=30)
     requests = random_requests(6, model, batch=20, slots=5)
     requests = replace(requests, rule=replace(requests.rule, temperature_B=np.full(20, temperature, np.float32)))
-    item_BS = requests.drawn_by(model.generator).item_BS
+    item_BS = requests.drawn_by(model.generator, way).item_BS
     at_B, at_S = item_BS.nonzero()
-    scores(model, requests, item_BS, at_B, at_S, item_BS[at_B, at_S]).sum().backward()
-    gradients = {name: parameter.grad for name, parameter in model.decoder.named_parameters() if not name.startswith("value")}
+    scores(model, requests, item_BS, at_B, at_S, item_BS[at_B, at_S], way).sum().backward()
+    unread = ("value",) if way == "slot" else ("value", "from_slot")  # a beam sees no slot before
+    gradients = {name: p.grad for name, p in model.decoder.named_parameters() if not name.startswith(unread)}
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients.values())
     if temperature == 1:
         assert all(gradient is not None and bool(gradient.any()) for gradient in gradients.values())
@@ -487,5 +505,5 @@ def test_the_gradient_of_scores_is_finite_and_reaches_all_that_is_asked(levels: 
 def test_nothing_to_score_has_no_scores(levels: int) -> None:
     model = random_model(levels, levels, num_items=5)
     requests = random_requests(0, model, batch=2, slots=3)
-    nothing = np.zeros(0, np.int64)
-    assert scores(model, requests, np.zeros((2, 3), np.int64), nothing, nothing, nothing).shape == (0,)
+    for way in WAYS:
+        assert scores(model, requests, np.zeros((2, 3), np.int64), NOTHING, NOTHING, NOTHING, way).shape == (0,)

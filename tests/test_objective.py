@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_generate import (
+    NOTHING,
     Model,
     model_with,
     one_thread,  # noqa: F401  a fixture for the whole module
@@ -18,10 +19,12 @@ from test_generate import (
 )
 
 from models.decoder import Context
-from models.generate import Rule
+from models.generate import WAYS
 from models.losses import leave_one_out, topr
 from models.objective import Batch, ObjectiveConfig, Terms, objective
+from models.scoring import Asked
 from models.trie import Legal
+from models.walk import Rule
 
 NUM_ITEMS, BATCH, SLOTS = 25, 12, 5
 POLICY = ObjectiveConfig(value_weight=0, likelihood_weight=0, value_blend=0)
@@ -30,27 +33,29 @@ LIKELIHOOD = ObjectiveConfig(policy_weight=0, value_weight=0)
 Gradients = dict[str, torch.Tensor]
 
 
-def random_batch(seed: int, model: Model, *, own: float = 0.5, stale: float = 0.3) -> Batch:
+def random_batch(seed: int, model: Model, *, own: float = 0.5, stale: float = 0.3, beam: float = 0.4) -> Batch:
     """Slates drawn by the model, some slots shown; logged with numbers that are a little off, as of an older version."""
     random = np.random.default_rng(seed)
-    legal, _ = random_legal(random, BATCH, model.alive_R, limited=0.3)
+    legal, _ = random_legal(random, BATCH, model.trie, model.alive_R, limited=0.3)
     context, rule = random_context(random, BATCH, NUM_ITEMS), random_rule(random, BATCH)
     uniform_BSU = random.random((BATCH, SLOTS, model.trie.levels + 1), dtype=np.float32)
-    slates = model.generator.draw(context, legal, rule, uniform_BSU, np.full(BATCH, SLOTS))
-    shown_BS = (slates.item_BS > 0) & (random.random((BATCH, SLOTS)) < 0.7)
-    assert legal.allow_BA is not None
-    assert legal.limited_B is not None
+    own_B = np.random.default_rng([seed, 2]).random(BATCH) < own
+    beam_B = own_B & (np.random.default_rng([seed, 3]).random(BATCH) < beam)
+    slot, beams = (model.generator.draw(context, legal, rule, uniform_BSU, np.full(BATCH, SLOTS), way=way) for way in WAYS)
+    item_BS, logprob_BS = (
+        np.where(beam_B[:, None], *pair) for pair in ((beams.item_BS, slot.item_BS), (beams.logprob_BS, slot.logprob_BS))
+    )
+    shown_BS = (item_BS > 0) & (random.random((BATCH, SLOTS)) < 0.7)
     return Batch(
         context=context,
-        slate_BS=slates.item_BS,
+        slate_BS=item_BS,
         shown_BS=shown_BS,
         reward_BS=((random.random((BATCH, SLOTS)) < 0.4) & shown_BS).astype(np.float32),
-        logged_BS=slates.logprob_BS + stale * random.standard_normal((BATCH, SLOTS)).astype(np.float32),
-        own_B=random.random(BATCH) < own,
+        logged_BS=logprob_BS + stale * random.standard_normal((BATCH, SLOTS)).astype(np.float32),
+        own_B=own_B,
+        beam_B=beam_B,
         weight_B=random.choice([0.5, 1.0], BATCH).astype(np.float32),
-        exclude_BE=legal.exclude_BE,
-        allow_BA=legal.allow_BA,
-        limited_B=legal.limited_B,
+        legal=legal,
         rule=rule,
     )
 
@@ -78,13 +83,14 @@ def size(gradients: Gradients) -> float:
 
 def only(batch: Batch, kept_B: np.ndarray) -> Batch:
     """The slates of a batch for which `kept_B` is true."""
-    context, rule = batch.context, batch.rule
+    context = batch.context
     columns = (context.item_BL, context.kind_BL, context.gap_BL, context.feature_BX)
-    names = ("slate_BS", "shown_BS", "reward_BS", "logged_BS", "own_B", "weight_B", "exclude_BE", "allow_BA", "limited_B")
+    names = ("slate_BS", "shown_BS", "reward_BS", "logged_BS", "own_B", "beam_B", "weight_B")
     return replace(
         batch,
         context=Context(*(column[kept_B] for column in columns)),
-        rule=Rule(rule.temperature_B[kept_B], rule.floor_B[kept_B], rule.bonus_B[kept_B]),
+        rule=batch.rule.at(np.flatnonzero(kept_B)),
+        legal=batch.legal.at(np.flatnonzero(kept_B)),
         **{name: getattr(batch, name)[kept_B] for name in names},
     )
 
@@ -180,10 +186,12 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
         for at, slot in zip(*batch.shown_BS.nonzero(), strict=True):
             item, own, weight = batch.slate_BS[at, slot : slot + 1], batch.own_B[at], float(batch.weight_B[at])
             before = batch.slate_BS[[at], :slot] if own else np.zeros((1, 0), np.int64)
-            legal = Legal(np.concatenate([batch.exclude_BE[[at]], before], 1), batch.allow_BA[[at]], batch.limited_B[[at]])
-            rule = Rule(batch.rule.temperature_B[[at]], batch.rule.floor_B[[at]], batch.rule.bonus_B[[at]])
+            asked = Asked.of(batch.context, batch.legal, batch.rule).at(np.array([at]))
             state_QD = state_BSD[[at], slot]
-            logprob = scored.logprobs(state_QD, legal, rule, item)
+            if batch.beam_B[at]:
+                logprob = scored.beam_logprobs(state_BSD[[at], 0], asked, batch.slate_BS[[at]])[:, slot]
+            else:
+                logprob = scored.logprobs(state_QD, asked.without(model.trie.leaf_of_item[before]), item)
             q = float(scored.decoder.value_logits(scored.vectors, state_QD, torch.from_numpy(item)).sigmoid())
             reward = float(batch.reward_BS[at, slot])
             value.append(-weight * np.log(q if reward else 1 - q))
@@ -230,16 +238,17 @@ def chance_of(model: Model, item: int) -> float:
     with torch.no_grad():
         state_BSD = scored.decoder.states(scored.vectors, nobody, torch.zeros((1, 1), dtype=torch.int64))
         rule = Rule(np.ones(1, np.float32), np.zeros(1, np.float32), np.zeros(1, np.float32))
-        return float(scored.logprobs(state_BSD[:, 0], Legal(np.zeros((1, 0), np.int64)), rule, np.array([item])).exp())
+        asked = Asked.of(nobody, Legal.of(model.trie, [NOTHING], [None]), rule)
+        return float(scored.logprobs(state_BSD[:, 0], asked, np.array([item])).exp())
 
 
-def bandit_batch(model: Model, random: np.random.Generator, rewarded: int, *, own: bool) -> Batch:
+def bandit_batch(model: Model, random: np.random.Generator, rewarded: int, *, own: bool, way: str) -> Batch:
     """Slates of the model itself, all shown; only one item earns a reward."""
     nobody = Context(*(np.zeros((16, 1), np.int64) for _ in range(4)))
     rule = Rule(np.ones(16, np.float32), np.full(16, 0.05, np.float32), np.zeros(16, np.float32))
-    nothing, unlimited = np.zeros((16, 0), np.int64), np.zeros(16, bool)
+    legal = Legal.of(model.trie, [NOTHING] * 16, [None] * 16)
     uniform_BSU = random.random((16, 3, model.trie.levels + 1), dtype=np.float32)
-    slates = model.generator.draw(nobody, Legal(nothing), rule, uniform_BSU, np.full(16, 3))
+    slates = model.generator.draw(nobody, legal, rule, uniform_BSU, np.full(16, 3), way=way)
     return Batch(
         context=nobody,
         slate_BS=slates.item_BS,
@@ -247,24 +256,23 @@ def bandit_batch(model: Model, random: np.random.Generator, rewarded: int, *, ow
         reward_BS=(slates.item_BS == rewarded).astype(np.float32),
         logged_BS=slates.logprob_BS,
         own_B=np.full(16, own),
+        beam_B=np.full(16, own and way == "beam"),
         weight_B=np.ones(16, np.float32),
-        exclude_BE=nothing,
-        allow_BA=nothing,
-        limited_B=unlimited,
+        legal=legal,
         rule=rule,
     )
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize(("own", "way"), [(True, "slot"), (True, "beam"), (False, "slot")])
 @pytest.mark.parametrize("levels", [1, 2])
-def test_a_hundred_steps_find_the_rewarded_item(levels: int, own: bool) -> None:
+def test_a_hundred_steps_find_the_rewarded_item(levels: int, own: bool, way: str) -> None:
     random = np.random.default_rng(levels)
     model = model_with(random_decoder(random, 8, levels, 2), random_ids(random, 8, levels, 2))
     rewarded = min(range(1, 9), key=lambda item: chance_of(model, item))
     assert chance_of(model, rewarded) < 1 / 8
     optimizer = torch.optim.Adam(model.decoder.parameters(), lr=1e-2)
     for _ in range(120):
-        terms = objective(model.scored, bandit_batch(model, random, rewarded, own=own), ObjectiveConfig())
+        terms = objective(model.scored, bandit_batch(model, random, rewarded, own=own, way=way), ObjectiveConfig())
         optimizer.zero_grad()
         torch.autograd.backward(terms.loss)
         optimizer.step()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_generate import LEVELS, as_rows, random_ids, random_legal
+from test_generate import LEVELS, NOTHING, random_ids, random_legal
 
-from models.trie import Legal, Trie
+from models.trie import Legal, Trie, common
 
 EXAMPLES = settings(max_examples=60, deadline=None)
 
@@ -44,9 +44,16 @@ def test_children_codes_leaves_and_paths_are_those_of_the_ids(seed: int, levels:
         for node, prefix in enumerate(parents):
             places = range(trie.starts[level][node], trie.starts[level][node + 1])
             assert [children[place] for place in places] == [child for child in children if child[:level] == prefix]
-        assert trie.codes[level].tolist() == [child[-1] for child in children]
-        assert trie.live[level].tolist() == [int(alive_R[beneath(ids, child)].sum()) for child in children]
-        assert trie.path_NK[:, level].tolist() == [-1] + [children.index(id_[: level + 1]) for id_ in ids]
+        if level + 1 < levels:
+            assert trie.codes[level].tolist() == [child[-1] for child in children]
+            leaves = [sorted(ids).index(min(ids[row - 1] for row in beneath(ids, child))) for child in children]
+            assert trie.first_leaf[level + 1].tolist() == [*leaves, num_items]
+        assert trie.child_over(trie.leaf_of_item, level).tolist() == [-1] + [children.index(id_[: level + 1]) for id_ in ids]
+    alive_F = alive_R[trie.item_of_leaf]
+    assert trie.alive_before.tolist() == [int(alive_F[:leaf].sum()) for leaf in range(num_items + 1)]
+    assert trie.live_leaves(np.array([3, 1, 1, 0, 99])).tolist() == [
+        leaf for leaf, row in enumerate(trie.item_of_leaf) if row in {1, 3} and alive_R[row]
+    ]
 
 
 @EXAMPLES
@@ -55,40 +62,72 @@ def test_children_of_several_nodes_are_padded_to_the_widest(seed: int, levels: i
     ids, _, trie = random_tree(seed, levels, num_items)
     for level in range(levels):
         parents, children = (nodes(ids, trie, level) if level else [()]), nodes(ids, trie, level + 1)
-        place_BC, real_BC = trie.children(np.arange(len(parents)), level)
-        for prefix, places, real in zip(parents, place_BC, real_BC, strict=True):
-            assert [children[place] for place in places[real]] == [child for child in children if child[:level] == prefix]
+        found = trie.children(np.arange(len(parents)), level)
+        place_BC, size_B = found.of(np.arange(len(children))), found.end_Q - found.start_Q
+        for prefix, places, size in zip(parents, place_BC, size_B, strict=True):
+            assert [children[place] for place in places[:size]] == [child for child in children if child[:level] == prefix]
             assert 0 <= places.min() <= places.max() < len(children)
-        assert real_BC.any(0).all()
+        assert place_BC.shape == (len(parents), size_B.max())
+        num_leaves_BC = np.diff(found.bound_QX)
+        for at in range(len(parents)):
+            assert num_leaves_BC[at, : size_B[at]].tolist() == [len(beneath(ids, children[place])) for place in place_BC[at, : size_B[at]]]
+            assert not num_leaves_BC[at, size_B[at] :].any()
 
 
 @EXAMPLES
 @given(seeds, levels_of_ids, st.integers(1, 40))
-def test_live_leaves_are_the_legal_items_under_each_child(seed: int, levels: int, num_items: int) -> None:
+def test_what_is_counted_is_the_legal_items_under_each_child(seed: int, levels: int, num_items: int) -> None:
+    """With lists and without, before and after some leaves of each walk were chosen, walks in any order."""
     ids, alive_R, trie = random_tree(seed, levels, num_items)
     random = np.random.default_rng([seed, 1])
-    legal, legal_BR = random_legal(random, 6, alive_R)
-    assert legal.total(trie).tolist() == legal_BR.sum(1).tolist()
-    for level in range(levels):
-        children = nodes(ids, trie, level + 1)
-        node_B = random.integers(0, len(trie.starts[level]) - 1, 6)
-        place_BC, real_BC = trie.children(node_B, level)
-        count_BC = legal.live_leaves(trie, node_B, place_BC, real_BC, level)
-        for at in range(6):
-            expected = [int(legal_BR[at, beneath(ids, children[place])].sum()) for place in place_BC[at, real_BC[at]]]
-            assert count_BC[at, real_BC[at]].tolist() == expected
-            assert not count_BC[at, ~real_BC[at]].any()
+    legal, legal_BR = random_legal(random, 6, trie, alive_R)
+    of_Q = random.integers(0, 6, 8)
+    legal, legal_QR = legal.at(of_Q), legal_BR[of_Q]
+    for _ in range(3):
+        assert legal.total().tolist() == legal_QR.sum(1).tolist()
+        for level in range(levels):
+            children = nodes(ids, trie, level + 1)
+            found = trie.children(random.integers(0, len(trie.starts[level]) - 1, 8), level)
+            place_QC, count_QC = found.of(np.arange(len(children))), legal.count(found.bound_QX)
+            for at, size in enumerate(found.end_Q - found.start_Q):
+                expected = [int(legal_QR[at, beneath(ids, children[place])].sum()) for place in place_QC[at, :size]]
+                assert count_QC[at, :size].tolist() == expected
+                assert not count_QC[at, size:].any()
+        chosen = [random.permutation(np.flatnonzero(legal_R)) for legal_R in legal_QR]
+        chosen_Q2 = np.array([[*rows[:2], 0, 0][:2] for rows in chosen])
+        legal = legal.without(trie.leaf_of_item[chosen_Q2])
+        legal_QR = legal_QR & (np.arange(num_items + 1) != chosen_Q2[:, :1]) & (np.arange(num_items + 1) != chosen_Q2[:, 1:])
 
 
 def test_without_a_limit_all_that_is_alive_is_legal() -> None:
     _, alive_R, trie = random_tree(3, 2, 20)
-    before = [live.copy() for live in trie.live]
-    dead_and_alive = Legal(as_rows([np.zeros(0, np.int64), np.flatnonzero(alive_R)[:2]]))
-    assert dead_and_alive.total(trie).tolist() == [alive_R.sum(), alive_R.sum() - 2]
-    place_BC, real_BC = trie.children(np.zeros(2, np.int64), 0)
-    count_BC = dead_and_alive.live_leaves(trie, np.zeros(2, np.int64), place_BC, real_BC, 0)
-    assert count_BC.sum(1).tolist() == [alive_R.sum(), alive_R.sum() - 2]
-    assert all((old == new).all() for old, new in zip(before, trie.live, strict=True))
+    legal = Legal.of(trie, [NOTHING, trie.live_leaves(np.flatnonzero(alive_R)[:2])], [None, None])
+    assert legal.total().tolist() == [alive_R.sum(), alive_R.sum() - 2]
+    children = trie.children(np.zeros(1, np.int64), 0)
+    assert legal.count(children.bound_QX).sum(1).tolist() == [alive_R.sum(), alive_R.sum() - 2]
+
+
+@EXAMPLES
+@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
+def test_what_is_common_stands_in_both_lists(first: set[int], second: set[int]) -> None:
+    lists = [np.array(sorted(numbers), np.int64) for numbers in (first, second)]
+    assert common(*lists).tolist() == sorted(first & second)
+
+
+@EXAMPLES
+@given(seeds, levels_of_ids, st.integers(0, 40))
+def test_a_tree_of_its_arrays_is_the_same_tree(seed: int, levels: int, num_items: int) -> None:
+    _, _, trie = random_tree(seed, levels, num_items)
+    again = Trie.of_tensors(trie.tensors(), levels)
+    for name in ("first_leaf", "starts", "codes"):
+        assert [array.tobytes() for array in getattr(trie, name)] == [array.tobytes() for array in getattr(again, name)]
+    for name in ("item_of_leaf", "leaf_of_item", "alive_before"):
+        assert getattr(trie, name).tobytes() == getattr(again, name).tobytes()
+
+
+def test_an_item_costs_at_most_16_bytes() -> None:
+    ids_NK = np.random.default_rng(0).integers(0, 8, (200_000, 3)).astype(np.int32)
+    assert Trie.built(ids_NK, np.zeros(200_000, bool)).num_bytes <= 16 * 200_000
 
 
 @pytest.mark.parametrize("levels", LEVELS)
@@ -97,5 +136,6 @@ def test_appended_items_move_no_leaf_relative_to_another(levels: int) -> None:
     ids_NK = random_ids(np.random.default_rng(levels), 50, levels, 3)
     small, grown = (Trie.built(ids_NK[:count], np.zeros(count, bool)) for count in (40, 50))
     assert [row for row in grown.item_of_leaf if row <= 40] == small.item_of_leaf.tolist()
-    for level in range(levels):
-        assert (grown.codes[level][grown.path_NK[1:41, level]] == small.codes[level][small.path_NK[1:41, level]]).all()
+    for level in range(levels - 1):
+        there, here = (tree.codes[level][tree.child_over(tree.leaf_of_item[1:41], level)] for tree in (grown, small))
+        assert (there == here).all()

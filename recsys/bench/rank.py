@@ -116,7 +116,9 @@ def trained(maker: Maker, task: Task, config: FitConfig, seed: int) -> tuple[Sco
     return scores, took | {"valid_ndcg_at_10": fitted.best, "sequences_per_s": fitted.sequences_per_s}
 
 
-def bench_rank(items: Sequence[ItemText], sequences: Sequence[IntArray], makers: dict[str, Maker], config: RankConfig, seeds: Sequence[int]) -> dict[str, Any]:
+def bench_rank(
+    items: Sequence[ItemText], sequences: Sequence[IntArray], makers: dict[str, Maker], config: RankConfig, seeds: Sequence[int]
+) -> dict[str, Any]:
     """Rows of all models and seeds, and their hits on rare targets: the keys `rows` and `cold` of `recsys bench rank --json`."""
     rows: list[dict[str, Any]] = []
     cold: list[dict[str, Any]] = []

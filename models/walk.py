@@ -1,0 +1,96 @@
+"""One step down the tree: what the decoder says of the children of the nodes that walks have reached, in numpy.
+
+Knows nothing of how a child is then chosen. Both ways of drawing (models/generate.py, models/beam.py) take this step;
+models/scoring.py takes it in torch. Shapes: B requests, Q walks, C children, X = C + 1 bounds, D width, R item rows, F leaves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.content import FloatArray
+from models.decoder import Context
+from models.inference import FrozenDecoder
+from models.repeat import Remembered
+from models.trie import Children, CountArray, IntArray, Legal, Trie
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How each request is drawn, all (B,) float32: part of the policy, so part of the logged number."""
+
+    temperature_B: FloatArray
+    floor_B: FloatArray
+    """Share of the draw that is spread evenly over all legal items."""
+    bonus_B: FloatArray
+    """Added to a leaf's logit times its novelty."""
+
+    def at(self, at_Q: IntArray) -> "Rule":
+        """One row for each walk."""
+        return Rule(self.temperature_B[at_Q], self.floor_B[at_Q], self.bonus_B[at_Q])
+
+
+@dataclass(frozen=True)
+class Root:
+    """The children of the root, which all walks share, and how many legal leaves each request has under each of them."""
+
+    children: Children
+    count_BC: CountArray
+
+    @staticmethod
+    def of(legal: Legal) -> "Root":
+        """Counted once per request."""
+        children = legal.trie.children(np.zeros(1, np.int64), 0)
+        return Root(children, legal.count(children.bound_QX))
+
+    def total(self) -> IntArray:
+        """How many legal leaves each request has, (B,)."""
+        return self.count_BC.sum(1, dtype=np.int64)
+
+
+class Walker:
+    """One version's decoder and tree. `novelty_R` says how novel each item row is (0..1)."""
+
+    def __init__(self, decoder: FrozenDecoder, trie: Trie, novelty_R: FloatArray) -> None:
+        self.decoder, self.trie = decoder, trie
+        self._novelty_F = novelty_R[trie.item_of_leaf]
+        self._repeats = bool(decoder.repeat.any())
+
+    def remembered(self, context: Context) -> Remembered | None:
+        """What the repeat logit needs of the requests' memory; None while every weight of it is 0."""
+        return Remembered.of(context, self.trie) if self._repeats else None
+
+    def logits(
+        self,
+        state_QD: FloatArray,
+        node_Q: IntArray,
+        children: Children,
+        prefix: list[CountArray],
+        rule: Rule,
+        remembered: Remembered | None,
+        of_Q: IntArray,
+    ) -> FloatArray:
+        """Logits of the children of level `len(prefix)` after bonus, repeats and temperature, (Q, C); illegal ones not yet out.
+
+        `rule` has a row for each walk; `of_Q` says whose memory it reads.
+        """
+        level, decoder = len(prefix), self.decoder
+        query_QD = decoder.query(state_QD, prefix)
+        if level + 1 < self.trie.levels:
+            logits_QC = decoder.code_logits(query_QD, level, children.of(self.trie.codes[level]))
+        else:
+            logits_QC = decoder.leaf_logits(query_QD, children)
+            logits_QC += rule.bonus_B[:, None] * children.of(self._novelty_F)
+        if remembered is not None:
+            hits = remembered.hits(level, of_Q, node_Q, np.broadcast_to(children.start_Q, len(of_Q)))
+            kind_H, age_H = remembered.kind_BL[hits.request_H, hits.row_H], remembered.age_L[hits.row_H]
+            np.add.at(logits_QC, (hits.walk_H, hits.child_H), decoder.repeat[level, kind_H, age_H])
+        logits_QC /= rule.temperature_B[:, None]
+        return logits_QC
+
+
+def weights(logits_QC: FloatArray, count_QC: CountArray) -> FloatArray:
+    """exp(logit - largest legal logit), 0 where nothing is legal, (Q, C) float64; a walk with nothing legal has zeros."""
+    legal_QC = np.where(count_QC > 0, logits_QC, np.float32(-np.inf))
+    legal_QC -= legal_QC.max(1, keepdims=True, initial=np.float32(-3e38))
+    return np.exp(legal_QC, dtype=np.float64)
