@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from models.content import ContentRule, FloatArray
+from models.content import ContentRule, FloatArray, Projection
 from models.decoder import Decoder, DecoderConfig
 from models.embeddings import capacity_for
 from models.tokenizer import Tokenizer, TokenizerConfig
@@ -137,8 +137,10 @@ def _item_arrays(artifact: Artifact) -> Arrays:
         "ids": artifact.tokenizer.ids_NK,
         "retired": artifact.retired_N,
         "exposures": artifact.exposures_R,
-        "text_mean": artifact.content.text_mean,
-        "embedding_mean": artifact.content.embedding_mean,
+        "text_mean": artifact.content.text.mean_G,
+        "text_basis": artifact.content.text.basis_GC,
+        "embedding_mean": artifact.content.embedding.mean_G,
+        "embedding_basis": artifact.content.embedding.basis_GC,
     }
     arrays |= {f"centroids.{level}": centroids for level, centroids in enumerate(artifact.tokenizer.centroids)}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -162,7 +164,9 @@ def _assembled(manifest: Mapping[str, Any], item_ids: tuple[str, ...], items: Ar
     return Artifact(
         decoder=decoder.eval(),
         tokenizer=Tokenizer(config, [items[f"centroids.{level}"] for level in range(config.levels - 1)], items["ids"]),
-        content=ContentRule(items["text_mean"], items["embedding_mean"]),
+        content=ContentRule(
+            Projection(items["text_mean"], items["text_basis"]), Projection(items["embedding_mean"], items["embedding_basis"])
+        ),
         item_ids=item_ids,
         retired_N=items["retired"],
         exposures_R=items["exposures"],

@@ -1,7 +1,7 @@
 """What an item is, as a vector: from a given embedding, else its title and attributes, else who it occurs with.
 
-Knows nothing of ids, users or events. Nothing here is fitted but a mean, so that an item that arrives a year later
-gets its vector from the same rule. Shapes: N items, C content dimensions.
+Knows nothing of ids, users or events. Nothing here is fitted but a mean and a projection, so that an item that arrives a year
+later gets its vector from the same rule. Shapes: N items, C content dimensions.
 """
 
 import hashlib
@@ -14,6 +14,9 @@ import numpy.typing as npt
 from scipy import sparse
 
 FloatArray = npt.NDArray[np.float32]
+
+TEXT_DIM = 512
+"""Dimensions in which words are random directions, before the projection."""
 
 _WORD = re.compile(r"\w+")
 
@@ -88,34 +91,63 @@ def cooccurrence_vectors(pairs: npt.NDArray[np.int64], num_items: int, dim: int,
 
 
 @dataclass(frozen=True)
-class ContentRule:
-    """Vectors of one catalogue: the mean of what was there when it was built is taken off, so that what all share says nothing."""
+class Projection:
+    """Raw vectors of G dimensions → unit vectors of C: what all share is taken off, then what tells items apart is brought out."""
 
-    text_mean: FloatArray
-    embedding_mean: FloatArray
+    mean_G: FloatArray
+    basis_GC: FloatArray
+
+    @staticmethod
+    def fitted(raw_NG: FloatArray, dim: int) -> "Projection":
+        """Principal components, half whitened: each divided by the fourth root of its variance.
+
+        Common themes have the largest variance and tell least; full whitening would make noise as loud as anything else. Of
+        the neighbours by MiniLM titles in Amazon Beauty, half whitening finds 5 to 10 % more true next items than the raw vectors
+        (models/EXPERIMENTS.md). With too few items for that, a random projection.
+        """
+        length = raw_NG.shape[1]
+        mean_G = raw_NG.mean(0) if len(raw_NG) > 1 else np.zeros(length, np.float32)
+        if len(raw_NG) < 2 * dim or length < dim:
+            return Projection(mean_G, projected(np.eye(length, dtype=np.float32), dim))
+        centred_NG = (raw_NG - mean_G).astype(np.float64)
+        variance_G, direction_GG = np.linalg.eigh(centred_NG.T @ centred_NG / len(raw_NG))
+        variance_C, direction_GC = variance_G[::-1][:dim], direction_GG[:, ::-1][:, :dim]
+        direction_GC = direction_GC * np.sign(direction_GC[np.abs(direction_GC).argmax(0), np.arange(dim)])
+        basis_GC = direction_GC / np.maximum(variance_C, 1e-6 * variance_C[0] + 1e-12) ** 0.25
+        return Projection(mean_G, basis_GC.astype(np.float32))
+
+    def vectors(self, raw_NG: FloatArray) -> FloatArray:
+        """Unit vectors, (N, C)."""
+        return normalize(((raw_NG - self.mean_G) @ self.basis_GC).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class ContentRule:
+    """Vectors of one catalogue, by what it looked like when it was built."""
+
+    text: Projection
+    embedding: Projection
 
     @staticmethod
     def fitted(items: Sequence[ItemText], dim: int) -> "ContentRule":
-        """The rule whose means are those of `items` (may be empty: then nothing is taken off)."""
+        """The rule for what `items` (maybe none) have."""
         texts = [item for item in items if not item.embedding]
         given = [item for item in items if item.embedding]
-        zero = np.zeros(dim, np.float32)
+        length = int(np.bincount([len(item.embedding) for item in given]).argmax()) if given else dim
         return ContentRule(
-            text_mean=normalize(text_vectors(texts, dim)).mean(0) if len(texts) > 1 else zero,
-            embedding_mean=_given_vectors(given, dim).mean(0) if len(given) > 1 else zero,
+            Projection.fitted(normalize(text_vectors(texts, TEXT_DIM)), dim), Projection.fitted(_given_vectors(given, length), dim)
         )
 
     def vectors(self, items: Sequence[ItemText]) -> FloatArray:
         """Unit vectors of the items, (N, C)."""
-        dim = len(self.text_mean)
-        vectors_NC = np.zeros((len(items), dim), np.float32)
+        vectors_NC = np.zeros((len(items), self.text.basis_GC.shape[1]), np.float32)
         given = np.array([bool(item.embedding) for item in items], bool)
         if (~given).any():
-            texts = [item for item in items if not item.embedding]
-            vectors_NC[~given] = normalize(text_vectors(texts, dim)) - self.text_mean
+            vectors_NC[~given] = self.text.vectors(normalize(text_vectors([item for item in items if not item.embedding], TEXT_DIM)))
         if given.any():
-            vectors_NC[given] = _given_vectors([item for item in items if item.embedding], dim) - self.embedding_mean
-        return normalize(vectors_NC)
+            raw_NG = _given_vectors([item for item in items if item.embedding], len(self.embedding.mean_G))
+            vectors_NC[given] = self.embedding.vectors(raw_NG)
+        return vectors_NC
 
 
 def first_vectors(content: ContentRule, items: Sequence[ItemText], pairs: npt.NDArray[np.int64], seed: int) -> FloatArray:

@@ -19,13 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
-from models.trie import IntArray
+from models.trie import IntArray, Trie
 
 LOGIT_SCALE = 1 / 0.07
 LOGIT_SCALE_MAX = 40.0
 NORM_EPS = 1e-6
-REPEAT_AGES = 16
-"""Buckets of how many rows ago something happened, for the repeat logit."""
+AGES = 16
+"""Buckets of how many rows ago something happened, for what a row adds to the logits of its own item and of items like it."""
+ROW_SCALE = 10.0
+"""These are numbers of several nats; learned as tenths of them, they keep pace with weights that are far smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,9 @@ class Decoder(nn.Module):
         self.code_bias = nn.ParameterList(torch.zeros(count) for count in codes)
         self.deeper = nn.ModuleList(nn.Linear(width, width) for _ in codes)
         self.log_scale = nn.Parameter(torch.full((len(codes) + 1,), math.log(LOGIT_SCALE)))
-        self.repeat = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, REPEAT_AGES))
+        self.repeat = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, AGES))
+        self.follow = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, AGES))
+        self.match = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, AGES))
         self.value = nn.Linear(width, width)
         self.value_level = nn.Linear(width, 1)
         self.row_dropout = nn.Dropout(config.row_dropout)
@@ -197,7 +201,13 @@ class Decoder(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         """What turns a state into logits and values."""
         modules = [*self.code, *self.deeper, self.value, self.value_level]
-        return [*(parameter for module in modules for parameter in module.parameters()), *self.code_bias, self.log_scale, self.repeat]
+        return [
+            *(parameter for module in modules for parameter in module.parameters()),
+            *self.code_bias,
+            self.log_scale,
+            self.repeat,
+            self.match,
+        ]
 
     def admit(self, content_NC: Tensor, first_row: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Make room for items from `first_row` on, known by their content alone."""
@@ -222,6 +232,14 @@ class Decoder(nn.Module):
         item_RD = learned_RD + self.from_content(self.content_RC[:num_rows])
         codes = [F.normalize(weight, dim=-1) for weight in self.code_weights()]
         return Vectors(item_RD=item_RD, leaf_RD=F.normalize(item_RD, dim=-1), code_VD=codes)
+
+    def hint_logits(self) -> Tensor:
+        """What a row adds to the logits of its own item and of those that followed it, by level, kind and age, (2, K, kinds, AGES)."""
+        return ROW_SCALE * torch.stack([self.repeat, self.follow])
+
+    def match_logits(self) -> Tensor:
+        """What it adds to that of an item whose content has cosine 1 with its own, (K, kinds, AGES)."""
+        return ROW_SCALE * self.match
 
     def item_vectors(self, rows_N: Tensor) -> Tensor:
         """What some rows say as input, (N, D), without gradient."""
@@ -304,9 +322,19 @@ class Decoder(nn.Module):
         return fit_Q + self.value_level(state_QD)[:, 0] + self.value_bias[item_Q]
 
 
+def node_contents(trie: Trie, content_RC: Tensor) -> list[Tensor]:
+    """The mean content of what lies under each child of each inner level, in order of place, (P, C)."""
+    leaf_FC = content_RC.numpy()[trie.item_of_leaf]
+    means = []
+    for first_P in trie.first_leaf[1:]:
+        total_PC = np.add.reduceat(leaf_FC, first_P[:-1], 0) if len(leaf_FC) else leaf_FC
+        means.append(torch.from_numpy(total_PC / np.diff(first_P)[:, None].astype(np.float32)))
+    return means
+
+
 def age_buckets(length: int) -> IntArray:
     """Bucket of each of the newest `length` rows of a memory, oldest first: round(2 log2(1 + how many are newer)), at most 15, (L,)."""
-    return np.minimum(np.round(2 * np.log2(np.arange(length, 0, -1))), REPEAT_AGES - 1).astype(np.int64)
+    return np.minimum(np.round(2 * np.log2(np.arange(length, 0, -1))), AGES - 1).astype(np.int64)
 
 
 def _rows(values: Tensor, capacity: int) -> Tensor:

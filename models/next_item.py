@@ -22,6 +22,8 @@ from models.trie import IntArray
 
 LOG = logging.getLogger(__name__)
 
+WEIGHING_LR = 0.02
+
 
 class NextItemModel(Protocol):
     """What a trainer needs of a model."""
@@ -36,6 +38,12 @@ class NextItemModel(Protocol):
 
     def loss(self, item_BL: IntArray, target_BL: IntArray) -> Tensor:
         """Mean loss over all places whose target is not 0. `item_BL` is right-aligned, 0 in front of shorter ones."""
+
+    def weighing_loss(self, item_BL: IntArray, target_B: IntArray) -> Tensor:
+        """Mean loss of what follows the newest items, with all that counts and likeness add, with gradient to `weighing` alone."""
+
+    def weighing(self) -> Sequence[nn.Parameter]:
+        """The few numbers that weigh what was learned against what is only counted or alike; none where there is only one source."""
 
     def scores(self, item_BL: IntArray) -> FloatArray:
         """A score of every row as what follows the newest item, (B, R)."""
@@ -109,6 +117,26 @@ def fit(model: NextItemModel, sequences: Sequence[IntArray], config: FitConfig, 
     return Fitted(epoch, best_epoch, best, time.perf_counter() - started, epoch * len(sequences) / trained_s)
 
 
+def weigh(model: NextItemModel, histories: Sequence[IntArray], targets: IntArray, seed: int, *, epochs: int = 2, batch: int = 256) -> None:
+    """Learn how much each source of the model is worth on targets that none of them has seen (stacking: Wolpert 1992).
+
+    On what a model was trained on, counts and memorised items always look better than they are.
+    """
+    weights = model.weighing()
+    if not weights:
+        return
+    random = np.random.Generator(np.random.PCG64(seed))
+    optimizer = torch.optim.Adam(weights, lr=WEIGHING_LR, betas=(0.9, 0.98))
+    parts = [part for _ in range(epochs) for part in np.array_split(random.permutation(len(targets)), -(-len(targets) // batch))]
+    for step, part in enumerate(parts):
+        for group in optimizer.param_groups:
+            group["lr"] = WEIGHING_LR * 0.5 * (1 + math.cos(math.pi * step / len(parts)))
+        loss = model.weighing_loss(right_aligned([histories[at] for at in part], model.history), targets[part])
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+
 @dataclass(frozen=True)
 class Windows:
     """Sequences as rows of one array: what is read, (W, L), and what follows each place, (W, L), 0 where nothing is to be learned."""
@@ -160,12 +188,14 @@ def _firsts(places: int, length: int, stride: int) -> range:
 
 
 def optimizer_of(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+    """A new one for all weights."""
     return torch.optim.AdamW(module.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, foreach=True)
 
 
 def learn(
     model: NextItemModel, optimizer: torch.optim.Optimizer, config: FitConfig, step: int, item_BL: IntArray, target_BL: IntArray
 ) -> float:
+    """One step, the `step`-th; the loss before it."""
     for group in optimizer.param_groups:
         group["lr"] = config.lr * min(1.0, step / config.rise_steps)
     loss = model.loss(item_BL, target_BL)

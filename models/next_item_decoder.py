@@ -5,6 +5,7 @@ Knows nothing of users, rewards or metrics. With plain ids (K = 1) the loss runs
 Shapes: B sequences, L history, P places, S slots, D width, R item rows (0 = none), F leaves.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,12 @@ from models.decoder import Context, Decoder, Vectors
 from models.repeat import Remembered
 from models.scoring import Asked, Scored
 from models.softmax_loss import ExtraLogits, softmax_loss
+from models.successors import ACT, Successors
 from models.trie import IntArray, Legal, Trie
 from models.walk import Rule
 
-KIND = 1
-"""All that a sequence says of its items: they were there."""
+NUM_KINDS = ACT + 1
+"""Blank, shown, and the one kind that a sequence has: the user did something with the item."""
 AT_ONCE = 16
 """Requests whose whole tree is scored at a time: each node of it is asked with a query of its own."""
 
@@ -31,6 +33,7 @@ class NextItemDecoder:
 
     decoder: Decoder
     trie: Trie
+    successors: Successors
     dtype: torch.dtype = torch.bfloat16
     """Of the products over the whole catalogue."""
 
@@ -45,12 +48,46 @@ class NextItemDecoder:
         return self.decoder.config.history
 
     def loss(self, item_BL: IntArray, target_BL: IntArray) -> Tensor:
-        """See NextItemModel."""
+        """See NextItemModel. Successors and likeness of content stay out: what is trained on is in the counts already."""
         vectors = self.decoder.vectors(self.trie.num_items + 1)
         at_B, at_L = target_BL.nonzero()
-        state_BLD = self.decoder.place_states(vectors, context_of(item_BL))
-        state_PD = state_BLD[torch.from_numpy(at_B), torch.from_numpy(at_L)]
-        return self._loss(vectors, state_PD, _upto(item_BL, at_B, at_L), target_BL[at_B, at_L]).mean()
+        state_PD = self.decoder.place_states(vectors, context_of(item_BL))[torch.from_numpy(at_B), torch.from_numpy(at_L)]
+        remembered = Remembered.of(context_of(_upto(item_BL, at_B, at_L)), self.trie, Successors.none())
+        target_P = target_BL[at_B, at_L]
+        if self.trie.levels > 1:
+            return -self._scored(vectors).logprobs(state_PD, self._asked(remembered), target_P).mean()
+        return self._whole_loss(vectors, state_PD, remembered, target_P).mean()
+
+    def weighing_loss(self, item_BL: IntArray, target_B: IntArray) -> Tensor:
+        """See NextItemModel."""
+        with torch.no_grad():
+            vectors = self.decoder.vectors(self.trie.num_items + 1)
+            state_BD = self.decoder.place_states(vectors, context_of(item_BL))[:, -1]
+        remembered = Remembered.of(context_of(item_BL), self.trie, self.successors)
+        return -self._scored(vectors).logprobs(state_BD, self._asked(remembered), target_B).mean()
+
+    def weighing(self) -> Sequence[nn.Parameter]:
+        """See NextItemModel."""
+        decoder = self.decoder
+        return [decoder.log_scale, decoder.repeat, decoder.follow, decoder.match]
+
+    def _whole_loss(self, vectors: Vectors, state_PD: Tensor, remembered: Remembered, target_P: IntArray) -> Tensor:
+        """-log p of one target for each place, (P,), where every item is a child of the root."""
+        decoder, trie, root_P = self.decoder, self.trie, np.zeros(len(target_P), np.int64)
+        hits = remembered.hits(0, np.arange(len(target_P)), root_P, root_P)
+        (what_H, kind_H, age_H), _ = remembered.numbers(hits)
+        weight_H = decoder.hint_logits()[torch.from_numpy(what_H), 0, torch.from_numpy(kind_H), torch.from_numpy(age_H)]
+        extra = ExtraLogits(torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H), weight_H)
+        row_F = torch.from_numpy(trie.item_of_leaf)
+        leaf_P = torch.from_numpy(trie.leaf_of_item[target_P].astype(np.int64))
+        return softmax_loss(decoder.query(state_PD, []), vectors.leaf_RD[row_F], decoder.leaf_bias[row_F], extra, leaf_P, self.dtype)
+
+    def _asked(self, remembered: Remembered) -> Asked:
+        """One walk a place, everything allowed, nothing added."""
+        places = len(remembered.item_BL)
+        one_P, nothing = np.ones(places, np.float32), np.zeros(0, np.int64)
+        legal = Legal.of(self.trie, [nothing] * places, [None] * places)
+        return Asked(legal, Rule(one_P, 0 * one_P, 0 * one_P), remembered, np.arange(places))
 
     @torch.no_grad()
     def scores(self, item_BL: IntArray) -> FloatArray:
@@ -60,28 +97,28 @@ class NextItemDecoder:
         for first in range(0, len(item_BL), AT_ONCE if self.trie.levels > 1 else len(item_BL)):
             part_BL = item_BL[first : first + AT_ONCE] if self.trie.levels > 1 else item_BL
             state_BD = self.decoder.place_states(vectors, context_of(part_BL))[:, -1]
-            parts.append(self._all_logprobs(vectors, state_BD, Remembered.of(context_of(part_BL), self.trie)))
+            parts.append(self._all_logprobs(vectors, state_BD, Remembered.of(context_of(part_BL), self.trie, self.successors)))
         leaf_BF = np.concatenate(parts)
         score_BR = np.full((len(leaf_BF), self.trie.num_items + 1), -np.inf, np.float32)
         score_BR[:, self.trie.item_of_leaf] = leaf_BF
         return score_BR
 
     def _all_logprobs(self, vectors: Vectors, state_BD: Tensor, remembered: Remembered) -> FloatArray:
-        """log p of all leaves, (B, F): every child of every node of a level at once."""
-        trie, batch = self.trie, len(state_BD)
+        """Log p of all leaves, (B, F): every child of every node of a level at once."""
+        trie, batch, scored = self.trie, len(state_BD), self._scored(vectors)
         logprob_BN = np.zeros((batch, 1), np.float32)
         prefix: list[Tensor] = []
-        repeat = self.decoder.repeat_logits().numpy()
-        at_B, at_L = (remembered.kind_BL > 0).nonzero()
+        hint_logits = self.decoder.hint_logits().numpy()
+        walk_B, root_B = np.arange(batch), np.zeros(batch, np.int64)
+        hits = remembered.hits(0, walk_B, root_B, root_B)  # under the root lies all that is known
+        (what_H, kind_H, age_H), strength_H = remembered.numbers(hits)
         for level, start_N in enumerate(trie.starts):
             node_P = np.repeat(np.arange(len(start_N) - 1), np.diff(start_N))
             told = [code_N.expand(batch, -1).flatten() for code_N in prefix]
-            query_BND = self.decoder.query(state_BD.repeat_interleave(len(start_N) - 1, 0), told).unflatten(0, (batch, -1))
-            logits_BP = self._child_logits(vectors, query_BND, node_P, level).numpy()
-            child_B = remembered.child_KBL[level][at_B, at_L]
-            known = child_B >= 0
-            moved = repeat[level, remembered.kind_BL[at_B, at_L], remembered.age_L[at_L]]
-            np.add.at(logits_BP, (at_B[known], child_B[known]), moved[known])
+            query_BND = self.decoder.query(state_BD.repeat_interleave(len(start_N) - 1, 0), told).view(batch, len(start_N) - 1, -1)
+            logits_BP = self._child_logits(scored, query_BND, scored.wishes(remembered, level), node_P, level).numpy()
+            child_H = remembered.child_KBJ[level][hits.request_H, hits.hint_H]
+            np.add.at(logits_BP, (hits.request_H, child_H), hint_logits[what_H, level, kind_H, age_H] * strength_H)
             total_BN = np.logaddexp.reduceat(logits_BP, start_N[:-1], 1)
             logprob_BN = logits_BP - total_BN[:, node_P] + logprob_BN[:, node_P]
             if level + 1 < trie.levels:
@@ -89,43 +126,28 @@ class NextItemDecoder:
                 prefix.append(torch.from_numpy(trie.codes[level].astype(np.int64)))
         return logprob_BN
 
-    def _child_logits(self, vectors: Vectors, query_BND: Tensor, node_P: IntArray, level: int) -> Tensor:
+    def _child_logits(self, scored: Scored, query_BND: Tensor, wish_BC: Tensor, node_P: IntArray, level: int) -> Tensor:
         """Logits of all children of a level, (B, P), each asked with its own node's query."""
         if level + 1 < self.trie.levels:
             code_P = torch.from_numpy(self.trie.codes[level].astype(np.int64))
-            child_PD, bias_P = vectors.code_VD[level][code_P], self.decoder.code_bias[level][code_P]
+            child_PD, bias_P = scored.vectors.code_VD[level][code_P], self.decoder.code_bias[level][code_P]
+            content_PC = scored.node_contents[level]
         else:
-            row_P = torch.from_numpy(self.trie.item_of_leaf.astype(np.int64))
-            child_PD, bias_P = vectors.leaf_RD[row_P], self.decoder.leaf_bias[row_P]
+            row_P = torch.from_numpy(self.trie.item_of_leaf)
+            child_PD, bias_P = scored.vectors.leaf_RD[row_P], self.decoder.leaf_bias[row_P]
+            content_PC = self.decoder.content_RC[row_P]
+        told_BP = wish_BC @ content_PC.T + bias_P
         if level == 0:
-            return query_BND[:, 0] @ child_PD.T + bias_P
-        return (query_BND[:, torch.from_numpy(node_P)] * child_PD).sum(-1) + bias_P
-
-    def _loss(self, vectors: Vectors, state_PD: Tensor, item_PL: IntArray, target_P: IntArray) -> Tensor:
-        """-log p of one target for each place, (P,), given the items that stood before it."""
-        remembered = Remembered.of(context_of(item_PL), self.trie)
-        if self.trie.levels > 1:
-            places = len(target_P)
-            one_P = np.ones(places, np.float32)
-            nothing = np.zeros(0, np.int64)
-            legal = Legal.of(self.trie, [nothing] * places, [None] * places)
-            asked = Asked(legal, Rule(one_P, 0 * one_P, 0 * one_P), remembered)
-            return -self._scored(vectors).logprobs(state_PD, asked, target_P)
-        hits = remembered.hits(0, np.arange(len(target_P)), np.zeros(len(target_P), np.int64), np.zeros(len(target_P), np.int64))
-        kind_H, age_H = (torch.from_numpy(x) for x in (KIND + 0 * hits.row_H, remembered.age_L[hits.row_H]))
-        extra = ExtraLogits(torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H), self.decoder.repeat_logits()[0, kind_H, age_H])
-        row_F = torch.from_numpy(self.trie.item_of_leaf.astype(np.int64))
-        leaf_P = torch.from_numpy(self.trie.leaf_of_item[target_P].astype(np.int64))
-        query_PD = self.decoder.query(state_PD, [])
-        return softmax_loss(query_PD, vectors.leaf_RD[row_F], self.decoder.leaf_bias[row_F], extra, leaf_P, self.dtype)
+            return query_BND[:, 0] @ child_PD.T + told_BP
+        return (query_BND[:, torch.from_numpy(node_P)] * child_PD).sum(-1) + told_BP
 
     def _scored(self, vectors: Vectors) -> Scored:
-        return Scored(self.decoder, vectors, self.trie, np.zeros(self.trie.num_items + 1, np.float32))
+        return Scored(self.decoder, vectors, self.trie, np.zeros(self.trie.num_items + 1, np.float32), self.successors)
 
 
 def context_of(item_BL: IntArray) -> Context:
     """Items of a sequence as a memory: one kind, no times, nothing said by the request."""
-    return Context(item_BL, KIND * (item_BL > 0), 0 * item_BL, np.zeros((len(item_BL), 0), np.int64))
+    return Context(item_BL, ACT * (item_BL > 0), 0 * item_BL, np.zeros((len(item_BL), 0), np.int64))
 
 
 def _upto(item_BL: IntArray, at_B: IntArray, at_L: IntArray) -> IntArray:

@@ -1,49 +1,90 @@
-"""Where the items of a request's memory stand in the tree, so that what happened before can move the odds of it happening again.
+"""Where the items of a request's memory stand in the tree, so that what happened before can move the odds of it, and of its like.
 
-The logit of a child gets the sum, over the memory rows whose item lies under it, of a learned number by level, kind of row and
-age (`Decoder.repeat`): positive where people come back, negative where they never do. Knows nothing of those numbers.
+The logit of a child gets, for each memory row, a learned number by level, kind of row and age: where the row's item lies under
+the child (`Decoder.repeat`: positive where people come back, negative where they never do); where an item that followed the
+row's item before does, times how often it did (`Decoder.follow`); and times the cosine of the row's content and the child's
+(`Decoder.match`). Knows nothing of those numbers.
 
-Shapes: B requests, L history, Q walks, K levels.
+Shapes: B requests, L history, A sources and M successors of each, J = L + A M hints, Q walks, K levels.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from models.content import FloatArray
 from models.decoder import Context, age_buckets
+from models.successors import Successors, newest_acts
 from models.trie import IntArray, Trie
+
+REPEAT, FOLLOW = 0, 1
+"""What a hint is: that an item was there, or that it followed one that was."""
 
 
 @dataclass(frozen=True)
 class Hits:
-    """Pairs of a walk and a memory row of its request that lies under one of the children asked about."""
+    """Pairs of a walk and a hint of its request that lies under one of the children asked about."""
 
     walk_H: IntArray
     child_H: IntArray
     """Counted from the first child of the walk's node."""
     request_H: IntArray
-    row_H: IntArray
+    hint_H: IntArray
 
 
 @dataclass(frozen=True)
 class Remembered:
-    """The rows of each request's memory: the child that each lies under at every level (-1: an item not known here), kind, age."""
+    """The hints of each request: the child that each lies under at every level (-1: an item not known here), what, kind and age."""
 
-    child_KBL: list[IntArray]
+    item_BL: IntArray
+    """The rows' own items; 0 where a row is blank or its item is not known here."""
     kind_BL: IntArray
     age_L: IntArray
+    child_KBJ: list[IntArray]
+    what_J: IntArray
+    kind_BJ: IntArray
+    """Of the row that a hint comes from."""
+    age_BJ: IntArray
+    strength_BJ: FloatArray
 
     @staticmethod
-    def of(context: Context, trie: Trie) -> "Remembered":
+    def of(context: Context, trie: Trie, successors: Successors) -> "Remembered":
         """Looked up once per request; a blank row is under nothing."""
         known_BL = (context.kind_BL > 0) & (context.item_BL <= trie.num_items)
-        leaf_BL = trie.leaf_of_item[np.where(known_BL, context.item_BL, 0)]
-        child_KBL = [trie.child_over(leaf_BL, level) for level in range(trie.levels)]
-        return Remembered(child_KBL, context.kind_BL, age_buckets(leaf_BL.shape[1]))
+        item_BL, kind_BL = np.where(known_BL, context.item_BL, 0), context.kind_BL
+        batch, length = item_BL.shape
+        age_L = age_buckets(length)
+        source_BA = newest_acts(item_BL, kind_BL)
+        at_B1 = np.arange(batch)[:, None]
+        source_BA = np.where(source_BA < 0, length, source_BA)  # a column of nothing behind the rows
+        row_BAM, strength_BAM = successors.of(_with_nothing(item_BL)[at_B1, source_BA])
+        most = row_BAM.shape[2]
+        kind_BA, age_BA = _with_nothing(kind_BL)[at_B1, source_BA], np.append(age_L, 0)[source_BA]
+        item_BJ = np.concatenate([item_BL, row_BAM.reshape(batch, -1)], 1)
+        leaf_BJ = trie.leaf_of_item[np.where(item_BJ <= trie.num_items, item_BJ, 0)]
+        return Remembered(
+            item_BL,
+            kind_BL,
+            age_L,
+            [trie.child_over(leaf_BJ, level) for level in range(trie.levels)],
+            np.repeat([REPEAT, FOLLOW], [length, item_BJ.shape[1] - length]),
+            np.concatenate([kind_BL, kind_BA.repeat(most, 1)], 1),
+            np.concatenate([np.broadcast_to(age_L, item_BL.shape), age_BA.repeat(most, 1)], 1),
+            np.concatenate([np.ones(item_BL.shape, np.float32), strength_BAM.reshape(batch, -1)], 1),
+        )
 
     def hits(self, level: int, of_Q: IntArray, node_Q: IntArray, start_Q: IntArray) -> Hits:
         """What lies under the children of each walk's node; `start_Q` is the place of the first of them."""
-        child_QL = self.child_KBL[level][of_Q]
-        under_QL = child_QL >= 0 if level == 0 else self.child_KBL[level - 1][of_Q] == node_Q[:, None]
-        walk_H, row_H = under_QL.nonzero()
-        return Hits(walk_H, child_QL[walk_H, row_H] - start_Q[walk_H], of_Q[walk_H], row_H)
+        child_QJ = self.child_KBJ[level][of_Q]
+        under_QJ = child_QJ >= 0 if level == 0 else self.child_KBJ[level - 1][of_Q] == node_Q[:, None]
+        walk_H, hint_H = under_QJ.nonzero()
+        return Hits(walk_H, child_QJ[walk_H, hint_H] - start_Q[walk_H], of_Q[walk_H], hint_H)
+
+    def numbers(self, hits: Hits) -> tuple[tuple[IntArray, IntArray, IntArray], FloatArray]:
+        """Where a hit's weight stands in (what, kind, age), and how often it counts."""
+        at_H = hits.request_H, hits.hint_H
+        return (self.what_J[hits.hint_H], self.kind_BJ[at_H], self.age_BJ[at_H]), self.strength_BJ[at_H]
+
+
+def _with_nothing(rows_BL: IntArray) -> IntArray:
+    return np.pad(rows_BL, ((0, 0), (0, 1)))

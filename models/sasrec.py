@@ -1,61 +1,48 @@
 """SASRec, the sequence model that most teams would take (Kang and McAuley 2018, arXiv:1808.09781): what the decoder is compared with.
 
-Knows nothing of slates, ids or requests. As published: item plus position, causal blocks of attention and feed-forward, and the
-inner product with the item table; here with a softmax over all items in place of one sampled negative, which is better
-(Klenitskiy and Vasilev 2023, arXiv:2309.07602). The decoder's own parts can be switched on, so that a comparison shows what is
-left of its lead. Shapes: B sequences, L history, D width, H heads, R item rows (0 = none), C content dimensions, P places.
+Knows nothing of slates, ids or requests. `Sasrec` is as published: item plus position, causal blocks of attention and
+feed-forward, the inner product with the item table; but with a softmax over all items in place of one sampled negative, which is
+better (Klenitskiy and Vasilev 2023, arXiv:2309.07602). `SasrecTrunk` is its stack with all of the decoder's other parts around
+it (content, cosine, repeats, successors, likeness), so that a comparison shows what the decoder's own trunk is worth.
+Shapes: B sequences, L history, D width, H heads, R item rows (0 = none), P places.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.content import FloatArray
+from models.decoder import Context, Decoder, DecoderConfig, Vectors
 from models.softmax_loss import ExtraLogits, softmax_loss
 from models.trie import IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
 class SasrecConfig:
-    """Sizes, and which of the decoder's parts it gets."""
+    """Sizes."""
 
     width: int = 128
     layers: int = 2
     heads: int = 4
     history: int = 50
     dropout: float = 0.5
-    cosine: bool = False
-    """Unit vectors and a learned temperature in place of the inner product."""
-    content: bool = False
-    """An item is its own vector plus a projection of its content."""
-    repeat: bool = False
-    """A learned logit for items used before, by age."""
     dtype: str = "bfloat16"
     """Of the products over the catalogue while training."""
 
 
 class Sasrec(nn.Module):
-    """A NextItemModel."""
+    """A NextItemModel over `num_rows` item rows."""
 
-    content_RC: Tensor
-
-    def __init__(self, config: SasrecConfig, content_RC: Tensor) -> None:
+    def __init__(self, config: SasrecConfig, num_rows: int) -> None:
         super().__init__()
         self.config = config
-        rows, width = len(content_RC), config.width
-        self.item = nn.Parameter(torch.randn(rows, width) * 0.02)
-        self.position = nn.Parameter(torch.randn(config.history, width) * 0.02)
-        self.bias = nn.Parameter(torch.zeros(rows))
-        self.blocks = nn.ModuleList(_Block(width, config.heads, config.dropout) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.register_buffer("content_RC", content_RC)
-        self.from_content = nn.Linear(content_RC.shape[1], width, bias=False) if config.content else None
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.repeat = nn.Parameter(torch.full((config.history,), -0.1)) if config.repeat else None
+        self.item = nn.Parameter(torch.randn(num_rows, config.width) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(num_rows))
+        self.stack = _Stack(config.width, config.layers, config.heads, config.history, config.dropout)
 
     @property
     def module(self) -> nn.Module:
@@ -69,46 +56,67 @@ class Sasrec(nn.Module):
 
     def loss(self, item_BL: IntArray, target_BL: IntArray) -> Tensor:
         """See NextItemModel."""
-        item_RD, items_BL, targets_BL = self._items(), torch.from_numpy(item_BL), torch.from_numpy(target_BL)
-        at_B, at_L = (targets_BL > 0).nonzero(as_tuple=True)
-        query_PD = self._queries(item_RD, items_BL)[at_B, at_L]
-        extra = self._repeats(items_BL[at_B], at_L)
+        place = tuple(map(torch.from_numpy, target_BL.nonzero()))
         dtype = getattr(torch, self.config.dtype)
-        return softmax_loss(query_PD, self._leaves(item_RD), self.bias, extra, targets_BL[at_B, at_L], dtype).mean()
+        query_PD, target_P = self._states(item_BL)[place], torch.from_numpy(target_BL[target_BL > 0])
+        return softmax_loss(query_PD, self.item, self.bias, ExtraLogits.none(), target_P, dtype).mean()
+
+    def weighing_loss(self, item_BL: IntArray, target_B: IntArray) -> Tensor:
+        """See NextItemModel; nothing here is weighed against anything."""
+        target_BL = np.zeros_like(item_BL)
+        target_BL[:, -1] = target_B
+        return self.loss(item_BL, target_BL)
+
+    def weighing(self) -> Sequence[nn.Parameter]:
+        """See NextItemModel."""
+        return ()
 
     @torch.no_grad()
     def scores(self, item_BL: IntArray) -> FloatArray:
         """See NextItemModel."""
-        item_RD, items_BL = self._items(), torch.from_numpy(item_BL)
-        logits_BR = self._queries(item_RD, items_BL)[:, -1] @ self._leaves(item_RD).T + self.bias
-        extra = self._repeats(items_BL, torch.full((len(items_BL),), items_BL.shape[1] - 1))
-        logits_BR.index_put_((extra.position_X, extra.row_X), extra.value_X, accumulate=True)
-        scores: FloatArray = logits_BR.numpy()
+        scores: FloatArray = (self._states(item_BL)[:, -1] @ self.item.T + self.bias).numpy()
         return scores
 
-    def _items(self) -> Tensor:
-        return self.item if self.from_content is None else self.item + self.from_content(self.content_RC)
+    def _states(self, item_BL: IntArray) -> Tensor:
+        items_BL = torch.from_numpy(item_BL)
+        states: Tensor = self.stack(F.embedding(items_BL, self.item) * self.config.width**0.5, items_BL > 0)
+        return states
 
-    def _leaves(self, item_RD: Tensor) -> Tensor:
-        return F.normalize(item_RD, dim=-1) if self.config.cosine else item_RD
 
-    def _queries(self, item_RD: Tensor, item_BL: Tensor) -> Tensor:
-        length, real_BL = item_BL.shape[1], item_BL > 0
-        x_BLD = self.dropout(F.embedding(item_BL, item_RD) * self.config.width**0.5 + self.position[-length:])
-        ahead_LL = torch.ones(length, length, dtype=torch.bool).tril()
-        itself_LL = torch.eye(length, dtype=torch.bool)
-        may_B1LL = ((ahead_LL & real_BL[:, None]) | itself_LL)[:, None]
+class SasrecTrunk(Decoder):
+    """The decoder with SASRec's stack as the trunk of its first slot; it can be trained and ranked with, not drawn from."""
+
+    def __init__(self, config: DecoderConfig, *, codes: Sequence[int], content_RC: Tensor, num_kinds: int) -> None:
+        super().__init__(config, codes=codes, content_RC=content_RC, num_kinds=num_kinds)
+        self.stack = _Stack(config.width, config.layers, config.heads, config.history, config.dropout)
+
+    def place_states(self, vectors: Vectors, context: Context) -> Tensor:
+        """See Decoder."""
+        items_BL = torch.from_numpy(context.item_BL)
+        states: Tensor = self.stack(F.embedding(items_BL, vectors.item_RD) * self.config.width**0.5, items_BL > 0)
+        return states
+
+
+class _Stack(nn.Module):
+    """Positions, blocks, a last norm."""
+
+    def __init__(self, width: int, layers: int, heads: int, history: int, dropout: float) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(history, width) * 0.02)
+        self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, row_BLD: Tensor, real_BL: Tensor) -> Tensor:
+        """States at every place, (B, L, D); the newest place has the last position."""
+        length = row_BLD.shape[1]
+        x_BLD = self.dropout(row_BLD + self.position[-length:])
+        upto_LL, itself_LL = torch.ones(length, length, dtype=torch.bool).tril(), torch.eye(length, dtype=torch.bool)
+        may_B1LL = ((upto_LL & real_BL[:, None]) | itself_LL)[:, None]
         for block in self.blocks:
             x_BLD = block(x_BLD, may_B1LL)
-        state_BLD: Tensor = self.norm(x_BLD)
-        return F.normalize(state_BLD, dim=-1) * self.log_scale.exp().clamp(max=40) if self.config.cosine else state_BLD
-
-    def _repeats(self, item_PL: Tensor, at_P: Tensor) -> ExtraLogits:
-        if self.repeat is None:
-            return ExtraLogits.none()
-        age_PL = at_P[:, None] - torch.arange(item_PL.shape[1])
-        place_X, column_X = ((age_PL >= 0) & (item_PL > 0)).nonzero(as_tuple=True)
-        return ExtraLogits(place_X, item_PL[place_X, column_X], 10 * self.repeat[age_PL[place_X, column_X]])
+        states: Tensor = self.norm(x_BLD)
+        return states
 
 
 class _Block(nn.Module):

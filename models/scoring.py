@@ -4,6 +4,7 @@ Shapes: B requests, S slots, Q walks to one item each, C children, D width, R it
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.content import FloatArray
-from models.decoder import Context, Decoder, Vectors
+from models.decoder import Context, Decoder, Vectors, node_contents
 from models.repeat import Remembered
+from models.successors import Successors
 from models.trie import Children, CountArray, IntArray, Legal, Trie
 from models.walk import Rule
 
@@ -30,9 +32,9 @@ class Asked:
     of_Q: IntArray
 
     @staticmethod
-    def of(context: Context, legal: Legal, rule: Rule) -> "Asked":
+    def of(context: Context, legal: Legal, rule: Rule, successors: Successors) -> "Asked":
         """One walk a request."""
-        return Asked(legal, rule, Remembered.of(context, legal.trie), np.arange(len(context.item_BL)))
+        return Asked(legal, rule, Remembered.of(context, legal.trie, successors), np.arange(len(context.item_BL)))
 
     def at(self, at_Q: IntArray) -> "Asked":
         """Other walks for the same requests."""
@@ -62,6 +64,12 @@ class Scored:
     vectors: Vectors
     trie: Trie
     novelty_R: FloatArray
+    successors: Successors
+
+    @cached_property
+    def node_contents(self) -> list[Tensor]:
+        """See models/decoder.py."""
+        return node_contents(self.trie, self.decoder.content_RC)
 
     def logprobs(self, state_QD: Tensor, asked: Asked, item_Q: IntArray) -> Tensor:
         """Log π of given legal items, (Q,), with gradient; each walk has its own state."""
@@ -118,27 +126,40 @@ class Scored:
     def _logits(self, state_QD: Tensor, asked: Asked, node_Q: IntArray, children: Children, prefix: list[Tensor]) -> Tensor:
         level = len(prefix)
         query_QD = self.decoder.query(state_QD, prefix)
+        wish_QC = self.wishes(asked.remembered, level)[torch.from_numpy(asked.of_Q)]
         if level + 1 < self.trie.levels:
             codes_QC = torch.from_numpy(children.of(self.trie.codes[level]).astype(np.int64))
             logits_QC = self.decoder.code_logits(self.vectors, query_QD, level).gather(1, codes_QC.expand(len(state_QD), -1))
+            place_QC = torch.from_numpy(children.of(np.arange(len(self.trie.codes[level]))))
+            logits_QC = logits_QC + (self.node_contents[level][place_QC] @ wish_QC[:, :, None])[:, :, 0]
         else:
-            logits_QC = self._leaf_logits(query_QD, asked.rule, children)
+            logits_QC = self._leaf_logits(query_QD, wish_QC, asked.rule, children)
         hits = asked.remembered.hits(level, asked.of_Q, node_Q, np.broadcast_to(children.start_Q, len(node_Q)))
-        kind_H, age_H = asked.remembered.kind_BL[hits.request_H, hits.row_H], asked.remembered.age_L[hits.row_H]
+        (what_H, kind_H, age_H), strength_H = asked.remembered.numbers(hits)
+        weight_H = self.decoder.hint_logits()[torch.from_numpy(what_H), level, torch.from_numpy(kind_H), torch.from_numpy(age_H)]
         place = (torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H))
-        return logits_QC.index_put(place, self.decoder.repeat[level, torch.from_numpy(kind_H), torch.from_numpy(age_H)], accumulate=True)
+        return logits_QC.index_put(place, weight_H * torch.from_numpy(strength_H), accumulate=True)
 
-    def _leaf_logits(self, query_QD: Tensor, rule: Rule, children: Children) -> Tensor:
+    def wishes(self, remembered: Remembered, level: int) -> Tensor:
+        """The content that each request's memory asks for, (B, content): that of its rows, each times its `match`."""
+        kind_BL, age_L = torch.from_numpy(remembered.kind_BL), torch.from_numpy(remembered.age_L)
+        weight_BL = self.decoder.match_logits()[level][kind_BL, age_L.expand_as(kind_BL)]
+        content_BLC = F.embedding(torch.from_numpy(remembered.item_BL), self.decoder.content_RC)
+        return (weight_BL[:, None] @ content_BLC)[:, 0]
+
+    def _leaf_logits(self, query_QD: Tensor, wish_QC: Tensor, rule: Rule, children: Children) -> Tensor:
         items, bonus_Q = self.trie.item_of_leaf, torch.from_numpy(rule.bonus_B)
-        leaf_RD, bias_R = self.vectors.leaf_RD, self.decoder.leaf_bias
+        leaf_RD, bias_R, content_RC = self.vectors.leaf_RD, self.decoder.leaf_bias, self.decoder.content_RC
         if children.place_QC is None:  # one list for all: a matrix product
             row_C = torch.from_numpy(items[children.start_Q[0] : children.end_Q[0]])
-            return query_QD @ leaf_RD[row_C].T + bias_R[row_C] + bonus_Q[:, None] * torch.from_numpy(self.novelty_R)[row_C]
+            fit_QC = query_QD @ leaf_RD[row_C].T + wish_QC @ content_RC[row_C].T + bias_R[row_C]
+            return fit_QC + bonus_Q[:, None] * torch.from_numpy(self.novelty_R)[row_C]
         row_QC = children.of(items)
         real_QC = np.arange(row_QC.shape[1]) < (children.end_Q - children.start_Q)[:, None]
         at_Q, at_C = (torch.from_numpy(at) for at in real_QC.nonzero())
         row_F = torch.from_numpy(row_QC[real_QC])
         fit_F = (query_QD[at_Q] * F.embedding(row_F, leaf_RD)).sum(-1) + bias_R[row_F]
+        fit_F = fit_F + (wish_QC[at_Q] * F.embedding(row_F, content_RC)).sum(-1)
         fit_F = fit_F + bonus_Q[at_Q] * torch.from_numpy(self.novelty_R)[row_F]
         return torch.full(row_QC.shape, NEVER).index_put((at_Q, at_C), fit_F)
 

@@ -17,9 +17,10 @@ import torch
 
 from models.content import ContentRule, FloatArray, ItemText, first_vectors
 from models.decoder import Decoder, DecoderConfig
-from models.next_item import FitConfig, NextItemModel, fit, right_aligned
-from models.next_item_decoder import NextItemDecoder
+from models.next_item import FitConfig, NextItemModel, fit, right_aligned, weigh
+from models.next_item_decoder import NUM_KINDS, NextItemDecoder
 from models.sasrec import Sasrec, SasrecConfig
+from models.successors import SuccessorCounts, Successors, sequence_pairs
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import IntArray, Trie
 from recsys.bench.ranking import Ranks, Scores, Split, markov, ndcg, neighbours, popularity, rank, recall
@@ -65,33 +66,39 @@ class Task:
         vectors_NC = first_vectors(ContentRule.fitted(items, dim), items, pairs, seed)
         return Task(split, np.concatenate([np.zeros((1, dim), np.float32), vectors_NC]))
 
+    def successors(self) -> Successors:
+        """What followed what in the training part."""
+        counts = SuccessorCounts()
+        pairs = [sequence_pairs(rows) for rows in self.split.train]
+        counts.add(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
+        return counts.frozen(self.split.num_rows)
 
-Maker = Callable[[FloatArray, int], NextItemModel]
-"""Content of the rows (R, C) and a seed → a model that knows nothing yet."""
+
+Maker = Callable[["Task", int], NextItemModel]
+"""What is known before training, and a seed → a model that has learned nothing yet."""
 
 
-def decoder_maker(config: RankConfig) -> Maker:
-    """Our decoder over ids of `config.levels` levels."""
+def decoder_maker(config: RankConfig, kind: type[Decoder] = Decoder) -> Maker:
+    """Our decoder, or one with another trunk, over ids of `config.levels` levels."""
 
-    def made(content_RC: FloatArray, seed: int) -> NextItemDecoder:
-        vectors_NC = content_RC[1:]
-        tokenizer = Tokenizer.built(
-            TokenizerConfig(levels=config.levels, codes=config.codes, content_dim=vectors_NC.shape[1], seed=seed), vectors_NC
-        )
+    def made(task: Task, seed: int) -> NextItemDecoder:
+        vectors_NC = task.content_RC[1:]
+        sizes = TokenizerConfig(levels=config.levels, codes=config.codes, content_dim=vectors_NC.shape[1], seed=seed)
+        tokenizer = Tokenizer.built(sizes, vectors_NC)
         torch.manual_seed(seed)
         codes = [len(centroids) for centroids in tokenizer.centroids]
-        decoder = Decoder(config.decoder, codes=codes, content_RC=torch.from_numpy(content_RC), num_kinds=2)
-        return NextItemDecoder(decoder, Trie.built(tokenizer.ids_NK, np.zeros(len(vectors_NC), bool)))
+        decoder = kind(config.decoder, codes=codes, content_RC=torch.from_numpy(task.content_RC), num_kinds=NUM_KINDS)
+        return NextItemDecoder(decoder, Trie.built(tokenizer.ids_NK, np.zeros(len(vectors_NC), bool)), task.successors())
 
     return made
 
 
 def sasrec_maker(config: SasrecConfig) -> Maker:
-    """The rival."""
+    """The rival, as published."""
 
-    def made(content_RC: FloatArray, seed: int) -> Sasrec:
+    def made(task: Task, seed: int) -> Sasrec:
         torch.manual_seed(seed)
-        return Sasrec(config, torch.from_numpy(content_RC))
+        return Sasrec(config, task.split.num_rows)
 
     return made
 
@@ -100,7 +107,7 @@ def trained(maker: Maker, task: Task, config: FitConfig, seed: int) -> tuple[Sco
     """A model of this kind, trained to its best epoch on the validation items; its scores, and what it took."""
     forget_peak()
     begun = time.perf_counter()
-    model = maker(task.content_RC, seed)
+    model = maker(task, seed)
     split = task.split
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.valid))[:VALIDATED]
     histories, targets = [split.train[user] for user in chosen], split.valid[chosen]
@@ -112,6 +119,7 @@ def trained(maker: Maker, task: Task, config: FitConfig, seed: int) -> tuple[Sco
         return ndcg(rank(scores, histories, targets).all_U, 10)
 
     fitted = fit(model, split.train, config, seed, validate)
+    weigh(model, split.train, split.valid, seed)
     took = {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb(), "epochs": float(fitted.best_epoch)}
     return scores, took | {"valid_ndcg_at_10": fitted.best, "sequences_per_s": fitted.sequences_per_s}
 
@@ -123,7 +131,7 @@ def bench_rank(
     rows: list[dict[str, Any]] = []
     cold: list[dict[str, Any]] = []
     task = Task.of(items, sequences, config, seeds[0])
-    rare_U = task.split.counts_R[task.split.test] <= COLD_EVENTS
+    rare_U = task.split.counts()[task.split.test] <= COLD_EVENTS
 
     def report(model: str, seed: int, scores: Scores, took: dict[str, float]) -> None:
         ranks = rank(scores, task.split.before_test, task.split.test)

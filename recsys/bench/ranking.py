@@ -42,9 +42,8 @@ class Split:
         """What is known when the test item is asked for."""
         return [np.append(rows, row) for rows, row in zip(self.train, self.valid, strict=True)]
 
-    @property
-    def counts_R(self) -> IntArray:
-        """Events of each row to learn from."""
+    def counts(self) -> IntArray:
+        """Events of each row to learn from, (R,)."""
         return np.bincount(np.concatenate(self.train), minlength=self.num_rows)
 
 
@@ -103,7 +102,7 @@ def _place(score_BR: FloatArray, own_B1: FloatArray) -> FloatArray:
 
 def popularity(split: Split) -> Scores:
     """The rows that most events were of."""
-    counts_R = split.counts_R.astype(np.float32)
+    counts_R = split.counts().astype(np.float32)
     return lambda histories: np.tile(counts_R, (len(histories), 1))
 
 
@@ -112,7 +111,7 @@ def markov(split: Split) -> Scores:
     pairs = np.concatenate([np.stack([rows[:-1], rows[1:]], 1) for rows in split.train])
     shape = (split.num_rows, split.num_rows)
     followed = csr_array((np.ones(len(pairs), np.float32), (pairs[:, 0], pairs[:, 1])), shape=shape)
-    counts_R = split.counts_R / (split.counts_R.max() + 1)
+    counts_R = split.counts() / (split.counts().max() + 1)
 
     def scores(histories: Sequence[IntArray]) -> FloatArray:
         newest_B = [rows[-1] for rows in histories]

@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.next_item import FitConfig, NextItemModel, Windows, optimizer_of
+from models.next_item import FitConfig, NextItemModel, Windows, learn, optimizer_of
 from models.sasrec import Sasrec, SasrecConfig
 from models.trie import IntArray
 from recsys.bench.machine import matmul_peak_gflops
@@ -52,7 +52,7 @@ def bench_train(sequences: Sequence[IntArray], models: dict[str, NextItemModel],
 
     Without `python`, an interpreter with RecTools, its row and the ratio are null.
     """
-    rows = [{"engine": name} | timed_steps(model, sequences, sizes) for name, model in models.items()]
+    rows: list[dict[str, Any]] = [{"engine": name} | timed_steps(model, sequences, sizes) for name, model in models.items()]
     first = next(iter(models.values()))
     foreign = None
     if python is not None:
@@ -123,7 +123,7 @@ def _batches(model: NextItemModel, sequences: Sequence[IntArray], sizes: TrainBe
     return list(islice(chain.from_iterable(epochs), number))
 
 
-def sasrec(num_rows: int, content_dim: int, sizes: TrainBench) -> Sasrec:
+def sasrec(num_rows: int, sizes: TrainBench) -> Sasrec:
     """Ours, of these sizes."""
     config = SasrecConfig(width=sizes.width, layers=sizes.layers, heads=sizes.heads, history=sizes.length)
-    return Sasrec(config, torch.zeros(num_rows, content_dim))
+    return Sasrec(config, num_rows)

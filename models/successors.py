@@ -1,0 +1,106 @@
+"""Which item followed which: counts that know a new item's neighbours after a few events, with no gradient.
+
+Knows nothing of users or times: whoever counts says what followed what, and how much it weighs. Shapes: R item rows (0 = none),
+P pairs, B requests, L history, A sources (the newest rows that tell of an act), M successors of one source.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.content import FloatArray
+from models.trie import CountArray, IntArray
+
+SOURCES = 3
+"""A: rows of a memory whose successors are looked up."""
+MOST = 64
+"""M: successors of one source that a version keeps, the most frequent."""
+LAG_WEIGHTS = (1.0, 0.5, 0.25)
+"""What counts for an item that followed at once, after one other, after two."""
+ACT = 2
+"""Kinds of memory rows from here on say that the user did something; the kinds before are blank and shown."""
+STRENGTH = 2.0
+
+
+@dataclass(frozen=True)
+class Successors:
+    """Frozen counts: those of source r stand at `start_R[r] .. start_R[r + 1]`, the most frequent first."""
+
+    start_R: IntArray
+    row_P: CountArray
+    count_P: FloatArray
+
+    @staticmethod
+    def none() -> "Successors":
+        """Nothing ever followed anything."""
+        return Successors(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+    def of(self, source_A: IntArray) -> tuple[IntArray, FloatArray]:
+        """Successors of each source and their strength log(1 + 2 · count), (..., M); 0 behind the last one."""
+        known_A = np.where(source_A + 1 < len(self.start_R), source_A, 0)
+        first_A = self.start_R[known_A]
+        number_A = np.where(known_A > 0, self.start_R[np.minimum(known_A + 1, len(self.start_R) - 1)] - first_A, 0)
+        place_AM = first_A[..., None] + np.arange(number_A.max(initial=0))
+        real_AM = place_AM < (first_A + number_A)[..., None]
+        place_AM = np.where(real_AM, place_AM, 0)
+        if not len(self.row_P):
+            return np.zeros(place_AM.shape, np.int64), np.zeros(place_AM.shape, np.float32)
+        strength_AM = np.log1p(STRENGTH * self.count_P[place_AM]) * real_AM
+        return np.where(real_AM, self.row_P[place_AM], 0).astype(np.int64), strength_AM.astype(np.float32)
+
+    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
+        """What it is made of."""
+        return {"start": self.start_R, "row": self.row_P, "count": self.count_P}
+
+
+class SuccessorCounts:
+    """Counts that grow: pairs in order of (source, successor), merged as they come."""
+
+    def __init__(self, key_P: IntArray | None = None, count_P: FloatArray | None = None) -> None:
+        """`key_P` are source · 2³² + successor, ascending, each once."""
+        self.key_P = np.zeros(0, np.int64) if key_P is None else key_P
+        self.count_P = np.zeros(0, np.float32) if count_P is None else count_P
+
+    def add(self, source_P: IntArray, row_P: IntArray, weight_P: FloatArray) -> None:
+        """Count these pairs; rows 0 and pairs of an item with itself are left out."""
+        real_P = (source_P > 0) & (row_P > 0) & (source_P != row_P)
+        key_P = np.concatenate([self.key_P, (source_P[real_P].astype(np.int64) << 32) | row_P[real_P]])
+        self.key_P, where_P = np.unique(key_P, return_inverse=True)
+        weight_P = np.concatenate([self.count_P, weight_P[real_P]])
+        self.count_P = np.bincount(where_P, weight_P, len(self.key_P)).astype(np.float32)
+
+    def fade(self, share: float) -> None:
+        """Let everything counted so far weigh `share` of what it did; what is hardly left is dropped."""
+        self.count_P = (self.count_P * np.float32(share)).astype(np.float32)
+        kept_P = self.count_P > 0.01
+        self.key_P, self.count_P = self.key_P[kept_P], self.count_P[kept_P]
+
+    def frozen(self, num_rows: int) -> Successors:
+        """The counts of rows 0..num_rows - 1, the most frequent MOST of each source; equal ones in order of row."""
+        source_P, row_P = self.key_P >> 32, self.key_P & 0xFFFFFFFF
+        order_P = np.lexsort((row_P, -self.count_P, source_P))
+        source_P = source_P[order_P]
+        place_P = np.arange(len(source_P)) - np.searchsorted(source_P, source_P)
+        order_P = order_P[place_P < MOST]
+        start_R = np.searchsorted(self.key_P[order_P] >> 32, np.arange(num_rows + 1))
+        return Successors(start_R, row_P[order_P].astype(np.int32), self.count_P[order_P])
+
+
+def sequence_pairs(rows: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """All pairs of a sequence, by lag: source, successor, weight."""
+    lags = range(1, min(len(LAG_WEIGHTS), len(rows) - 1) + 1)
+    if not lags:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    weights = [np.full(len(rows) - lag, LAG_WEIGHTS[lag - 1], np.float32) for lag in lags]
+    return np.concatenate([rows[:-lag] for lag in lags]), np.concatenate([rows[lag:] for lag in lags]), np.concatenate(weights)
+
+
+def newest_acts(item_BL: IntArray, kind_BL: IntArray) -> IntArray:
+    """Places of the newest rows that tell of an act with a known item, newest first, (B, A); -1 where there are fewer."""
+    act_BL = (kind_BL >= ACT) & (item_BL > 0)
+    newer_BL = act_BL[:, ::-1].cumsum(1)[:, ::-1]  # how many acts from here on
+    place_BA = np.full((len(item_BL), SOURCES), -1)
+    at_B, at_L = (act_BL & (newer_BL <= SOURCES)).nonzero()
+    place_BA[at_B, newer_BL[at_B, at_L] - 1] = at_L
+    return place_BA
