@@ -42,8 +42,7 @@ class RankConfig:
     )
     levels: int = 1
     codes: int = 128
-    text_dim: int = 256
-    """Content dimensions of items without an embedding; one that is given is taken whole."""
+    content_dim: int = 192
     fit: FitConfig = field(default_factory=FitConfig)
     sasrec: SasrecConfig = field(default_factory=SasrecConfig)
     held_out: float = 0.05
@@ -61,10 +60,9 @@ class Task:
     def of(items: Sequence[ItemText], sequences: Sequence[IntArray], config: RankConfig, seed: int) -> "Task":
         """Item numbers become rows. What nobody knows anything of is known by who it occurs with in the training part."""
         split = Split.of([numbers + 1 for numbers in sequences], len(items) + 1)
-        dim = max([len(item.embedding) for item in items], default=0) or config.text_dim
         pairs = pairs_of([rows - 1 for rows in split.train])
-        vectors_NC = first_vectors(ContentRule.fitted(items, dim), items, pairs, seed)
-        return Task(split, np.concatenate([np.zeros((1, dim), np.float32), vectors_NC]))
+        vectors_NC = first_vectors(ContentRule.fitted(items, config.content_dim), items, pairs, seed)
+        return Task(split, np.concatenate([np.zeros((1, config.content_dim), np.float32), vectors_NC]))
 
     def successors(self) -> Successors:
         """What followed what in the training part."""
