@@ -18,7 +18,7 @@ from models.content import FloatArray
 from models.decoder import Context
 from models.inference import FrozenDecoder, Memory
 from models.repeat import Remembered
-from models.trie import BoolArray, CountArray, IntArray, Legal, Trie
+from models.trie import CountArray, IntArray, Legal, Trie
 from models.walk import Root, Rule, Walker, weights
 
 WAYS = ("slot", "beam")
@@ -123,7 +123,7 @@ class Generator:
                 count_BC = legal.count(children.bound_QX)
             logits_BC = self._walker.logits(state_BD, node_B, children, prefix, rule, remembered, walks)
             weight_BC = weights(logits_BC, count_BC)
-            sum_BC = weight_BC.cumsum(1)
+            sum_BC = weight_BC.cumsum(1, dtype=np.float64)
             at_B = _passed(sum_BC, uniform_BU[:, level + 1])
             if some_evenly:
                 at_B = np.where(evenly_B, _passed(count_BC.cumsum(1), uniform_BU[:, level + 1]), at_B)

@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 1 << 18
 
 @dataclass(frozen=True)
 class Memory:
-    """Keys and values (B, H, L + 1, d) that all layers read, and the attention bias (B, H, L + 1)."""
+    """Keys (B, H, d, L + 1) and values (B, H, L + 1, d) that all layers read, and the attention bias (B, H, L + 1)."""
 
     keys: FloatArray
     values: FloatArray
@@ -84,7 +84,8 @@ class FrozenDecoder:
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
         self.repeat = _array(decoder.repeat)
-        self.kind, self.gap, self.feature = _array(decoder.kind.weight), _array(decoder.gap.weight), _array(decoder.feature.weight)
+        self.event = _array(decoder.kind.weight)[:, None] + _array(decoder.gap.weight)
+        self.feature = _array(decoder.feature.weight)
         self.slot = _array(decoder.slot.weight)
         self.from_slot = _array(decoder.from_slot.weight).T.copy()
         self.keys_values = _gain(decoder.row_norm)[:, None] * _array(decoder.keys_values.weight).T
@@ -99,17 +100,22 @@ class FrozenDecoder:
         first = int(blank_BL.all(0).argmin()) if not blank_BL.all() else blank_BL.shape[1]
         item_BL, kind_BL, gap_BL = context.item_BL[:, first:], context.kind_BL[:, first:], context.gap_BL[:, first:]
         batch, length = item_BL.shape
-        pair = np.empty((batch, 2 * self.heads, length + 1, self.width // self.heads), np.float32)
-        pair[:, :, 0] = self.nothing
-        pair[:, :, 1:] = self.rows(item_BL, kind_BL, gap_BL).transpose(0, 2, 1, 3)
-        bias = np.empty((batch, self.heads, length + 1), np.float32)
-        bias[:, :, 0] = self.recency[:, 0]
-        bias[:, :, 1:] = np.where(blank_BL[:, None, first:], -np.inf, self.recency[:, length:0:-1])
-        return Memory(pair[:, : self.heads], pair[:, self.heads :], bias)
+        rows = np.empty((batch, length + 1, 2 * self.heads, self.width // self.heads), np.float32)
+        rows[:, 0] = self.nothing
+        rows[:, 1:] = self.rows(item_BL, kind_BL, gap_BL)
+        keys = np.ascontiguousarray(rows[:, :, : self.heads].transpose(0, 2, 3, 1))
+        values = np.ascontiguousarray(rows[:, :, self.heads :].transpose(0, 2, 1, 3))
+        bias = self.recency_bias(length)[None].repeat(batch, 0)
+        bias[:, :, 1:][np.broadcast_to(blank_BL[:, None, first:], bias[:, :, 1:].shape)] = -np.inf
+        return Memory(keys, values, bias)
+
+    def recency_bias(self, length: int) -> FloatArray:
+        """What the ages of `length` rows add to attention, (H, L + 1); the first stands for having nothing to read."""
+        return np.concatenate([self.recency[:, :1], self.recency[:, length:0:-1]], 1)
 
     def rows(self, item_BL: IntArray, kind_BL: IntArray, gap_BL: IntArray) -> FloatArray:
         """Keys and values of memory rows, (B, L, 2 H, d): of each row alone, whatever stands around it."""
-        row_BLD = self.leaves.of_rows(item_BL) + self.kind[kind_BL] + self.gap[gap_BL]
+        row_BLD = self.leaves.of_rows(item_BL) + self.event[kind_BL, gap_BL]
         both: FloatArray = (_unit(row_BLD) @ self.keys_values).reshape(*item_BL.shape, 2 * self.heads, self.width // self.heads)
         return both
 
@@ -179,9 +185,9 @@ class FrozenDecoder:
 
 def _read(parts: FloatArray, memory: Memory, keys: FloatArray, values: FloatArray, scores: FloatArray, read: FloatArray) -> None:
     """Attention to the memory and to the slots so far, with one softmax over both side by side: half the calls."""
-    heads, length, slots = keys.shape[1], memory.keys.shape[2], keys.shape[2]
+    heads, length, slots = keys.shape[1], memory.keys.shape[3], keys.shape[2]
     scores[:] = -np.inf
-    scores[:, :heads, :length] = np.matmul(memory.keys, parts[:, 0, :, :, None])[..., 0]
+    scores[:, :heads, :length] = np.matmul(parts[:, 0, :, None], memory.keys)[:, :, 0]
     scores[:, :heads, :length] += memory.bias
     scores[:, heads:, :slots] = np.matmul(keys, parts[:, 1, :, :, None])[..., 0]
     scores -= scores.max(-1, keepdims=True)
