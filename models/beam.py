@@ -98,7 +98,8 @@ def _descend(
         children = trie.children(node_Q, level)
         count_QC = legal.at(of_Q).count(children.bound_QX)
     prefix = [codes_BJ[of_Q, beam_Q] for codes_BJ in beams.prefix]
-    weight_QC = weights(walker.logits(state_BD[of_Q], node_Q, children, prefix, rule_Q, remembered, of_Q), count_QC)
+    logits_QC = walker.logits(state_BD[of_Q], node_Q, children, prefix, rule_Q, remembered, of_Q)
+    weight_QC = weights(logits_QC.astype(np.float64), count_QC)
     weight_QC *= (beams.product_BJ[of_Q, beam_Q] / weight_QC.sum(1))[:, None]
     floor_Q1 = rule_Q.floor_B[:, None].astype(np.float64)
     chance_QC = np.maximum((1 - floor_Q1) * weight_QC + floor_Q1 / left_Q[:, None] * count_QC, LEAST) * (count_QC > 0)

@@ -18,7 +18,7 @@ from models.content import FloatArray
 from models.decoder import Context
 from models.inference import FrozenDecoder, Memory
 from models.repeat import Remembered
-from models.trie import BoolArray, CountArray, IntArray, Legal, Trie
+from models.trie import CountArray, IntArray, Legal, Trie
 from models.walk import Root, Rule, Walker, weights
 
 WAYS = ("slot", "beam")
@@ -65,7 +65,7 @@ class Generator:
         memory = memory or self.decoder.memory(context)
         remembered = self._walker.remembered(context)
         if way == "beam":
-            state_BD = self.decoder.state(memory, self.decoder.slots(len(uniform_BSU), 1), self.decoder.first_input(context), 0)
+            state_BD = self.decoder.state(memory, self.decoder.slots(memory, 1), self.decoder.first_input(context), 0)
             leaf_BS, logprob_BS, kappa_B = draw_beam(self._walker, state_BD, legal, rule, remembered, uniform_BSU, sizes_B)
             return Slates(self._items(leaf_BS), logprob_BS, kappa_B)
         return self._draw_slots(context, memory, legal, rule, remembered, uniform_BSU, sizes_B)
@@ -83,9 +83,9 @@ class Generator:
         """Slot by slot: each slot sees those before it, and their items are not legal again."""
         decoder, walks = self.decoder, np.arange(len(uniform_BSU))
         batch, num_slots = uniform_BSU.shape[:2]
-        root, slots = Root.of(legal), decoder.slots(batch, num_slots)
+        root, slots = Root.of(legal), decoder.slots(memory, num_slots)
         left_B, x_BD = root.total(), decoder.first_input(context)
-        item_BS, logprob_BS = np.zeros((batch, num_slots), np.int64), np.zeros((batch, num_slots), np.float32)
+        item_BS, chance_BS = np.zeros((batch, num_slots), np.int64), np.ones((batch, num_slots))
         for slot in range(num_slots):
             drawn_B = (left_B > 0) & (slot < sizes_B)
             if not drawn_B.any():
@@ -93,26 +93,27 @@ class Generator:
             if slot:
                 x_BD = decoder.next_input(item_BS[:, slot - 1], slot)
             state_BD = decoder.state(memory, slots, x_BD, slot)
-            first_B, leaf_B, logprob_B = self._draw_slot(state_BD, root, legal, rule, remembered, uniform_BSU[:, slot])
+            first_B, leaf_B, product_B = self._draw_slot(state_BD, root, legal, rule, remembered, uniform_BSU[:, slot])
             leaf_B = np.where(drawn_B, leaf_B, -1)
             item_BS[:, slot] = self._items(leaf_B)
-            logprob_BS[:, slot] = np.where(drawn_B, _mixed(logprob_B, rule.floor_B, left_B), 0)
+            np.copyto(chance_BS[:, slot], (1 - rule.floor_B) * product_B + rule.floor_B / np.maximum(left_B, 1), where=drawn_B)
             root.count_BC[walks, first_B] -= drawn_B
             if self.trie.levels > 1:  # below the root
                 legal = legal.without(leaf_B[:, None])
             left_B = left_B - drawn_B
-        return Slates(item_BS, logprob_BS)
+        return Slates(item_BS, np.log(chance_BS).astype(np.float32))
 
     def _draw_slot(
         self, state_BD: FloatArray, root: Root, legal: Legal, rule: Rule, remembered: Remembered | None, uniform_BU: FloatArray
     ) -> tuple[IntArray, IntArray, FloatArray]:
-        """One walk for each request: the child of the root, the leaf, and log Π p(code). By the model or, where the first number
-        says so, evenly over what is legal.
+        """One walk for each request: the child of the root, the leaf, and Π p(code). By the model or, where the first number says
+        so, evenly over what is legal.
         """
         trie, walks = self.trie, np.arange(len(state_BD))
         evenly_B = uniform_BU[:, 0] < rule.floor_B
-        node_B, logprob_B = np.zeros(len(walks), np.int64), np.zeros(len(walks), np.float32)
-        first_B = node_B
+        some_evenly = bool(evenly_B.any())
+        first_B = node_B = np.zeros(len(walks), np.int64)
+        product_B = np.ones(len(walks))
         children, count_BC = root.children, root.count_BC
         prefix: list[CountArray] = []
         for level in range(trie.levels):
@@ -121,11 +122,16 @@ class Generator:
                 children = trie.children(node_B, level)
                 count_BC = legal.count(children.bound_QX)
             logits_BC = self._walker.logits(state_BD, node_B, children, prefix, rule, remembered, walks)
-            at_B, step_B = _pick(weights(logits_BC, count_BC), count_BC, evenly_B, uniform_BU[:, level + 1])
+            weight_BC = weights(logits_BC, count_BC)
+            sum_BC = weight_BC.cumsum(1, dtype=np.float64)
+            at_B = _passed(sum_BC, uniform_BU[:, level + 1])
+            if some_evenly:
+                at_B = np.where(evenly_B, _passed(count_BC.cumsum(1), uniform_BU[:, level + 1]), at_B)
+            # a walk with nothing legal, whose result is not used, stays among its node's children too
             node_B = np.minimum(children.start_Q + at_B, children.end_Q - 1)
-            logprob_B += step_B
+            product_B *= weight_BC[walks, at_B] / np.maximum(sum_BC[:, -1], 1e-300)
             first_B = first_B if level else node_B
-        return first_B, node_B, logprob_B
+        return first_B, node_B, product_B
 
     def _items(self, leaf_A: IntArray) -> IntArray:
         """Item rows of leaves; 0 for leaf -1."""
@@ -134,22 +140,7 @@ class Generator:
         return item_A
 
 
-def _pick(weight_BC: FloatArray, count_BC: CountArray, evenly_B: BoolArray, uniform_B: FloatArray) -> tuple[IntArray, FloatArray]:
-    """The child at which the running sum passes uniform × total, and the log of its share of the weights.
-
-    A child without legal leaves adds nothing to the sum, so it is never the one.
-    """
-    sum_BC = weight_BC.cumsum(1)
-    aim_BC = sum_BC
-    if evenly_B.any():
-        aim_BC = np.where(evenly_B[:, None], count_BC.cumsum(1), sum_BC)
-    at_B = (aim_BC <= uniform_B[:, None] * aim_BC[:, -1:]).sum(1)
-    at_B = np.minimum(at_B, weight_BC.shape[1] - 1)  # a walk with nothing legal, whose result is not used
-    share_B = weight_BC[np.arange(len(at_B)), at_B] / np.maximum(sum_BC[:, -1], 1e-300)
-    return at_B, np.log(np.maximum(share_B, 1e-300)).astype(np.float32)
-
-
-def _mixed(logprob_Q: FloatArray, floor_Q: FloatArray, left_Q: IntArray) -> FloatArray:
-    """log((1 - floor) p + floor / n), n ≥ 1, without leaving logarithms."""
-    with np.errstate(divide="ignore"):
-        return np.logaddexp(np.log1p(-floor_Q) + logprob_Q, np.log(floor_Q / np.maximum(left_Q, 1)), dtype=np.float32)
+def _passed(sum_BC: FloatArray | CountArray, uniform_B: FloatArray) -> IntArray:
+    """Where the running sum passes uniform × total, (B,): never at a child that adds nothing to it, unless none adds anything."""
+    at_B: IntArray = (sum_BC[:, :-1] <= uniform_B[:, None] * sum_BC[:, -1:]).sum(1)
+    return at_B

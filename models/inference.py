@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 1 << 18
 
 @dataclass(frozen=True)
 class Memory:
-    """Keys and values (B, H, L + 1, d) that all layers read, and the attention bias (B, H, L + 1)."""
+    """Keys (B, H, d, L + 1) and values (B, H, L + 1, d) that all layers read, and the attention bias (B, H, L + 1)."""
 
     keys: FloatArray
     values: FloatArray
@@ -31,10 +31,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Slots:
-    """Keys and values of the slots so far, by layer, (layers, B, H, S, d): filled as slots are decoded."""
+    """Keys and values of the slots so far, by layer, (layers, B, H, S, d): filled as slots are decoded. And room to work in."""
 
     keys: FloatArray
     values: FloatArray
+    scores: FloatArray
+    """(B, 2 H, max(L + 1, S)): of the memory by the first heads, of the slots by the others; -inf where there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,14 @@ class FrozenDecoder:
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
         self.repeat = _array(decoder.repeat)
-        self.kind, self.gap, self.feature = _array(decoder.kind.weight), _array(decoder.gap.weight), _array(decoder.feature.weight)
+        self.event = _array(decoder.kind.weight)[:, None] + _array(decoder.gap.weight)
+        self.feature = _array(decoder.feature.weight)
         self.slot = _array(decoder.slot.weight)
         self.from_slot = _array(decoder.from_slot.weight).T.copy()
-        self.keys_values = _array(decoder.row_norm)[:, None] * _array(decoder.keys_values.weight).T
+        self.keys_values = _gain(decoder.row_norm)[:, None] * _array(decoder.keys_values.weight).T
         self.nothing = _array(decoder.nothing).reshape(2 * self.heads, -1)
         self.recency = _array(decoder.recency)
-        self.norm = _array(decoder.norm)
+        self.norm = _gain(decoder.norm)
         self.blocks = [_frozen(block) for block in decoder.blocks if isinstance(block, Block)]
 
     def memory(self, context: Context) -> Memory:
@@ -97,24 +100,31 @@ class FrozenDecoder:
         first = int(blank_BL.all(0).argmin()) if not blank_BL.all() else blank_BL.shape[1]
         item_BL, kind_BL, gap_BL = context.item_BL[:, first:], context.kind_BL[:, first:], context.gap_BL[:, first:]
         batch, length = item_BL.shape
-        pair = np.empty((batch, 2 * self.heads, length + 1, self.width // self.heads), np.float32)
-        pair[:, :, 0] = self.nothing
-        pair[:, :, 1:] = self.rows(item_BL, kind_BL, gap_BL).transpose(0, 2, 1, 3)
-        bias = np.empty((batch, self.heads, length + 1), np.float32)
-        bias[:, :, 0] = self.recency[:, 0]
-        bias[:, :, 1:] = np.where(blank_BL[:, None, first:], -np.inf, self.recency[:, length:0:-1])
-        return Memory(pair[:, : self.heads], pair[:, self.heads :], bias)
+        rows = np.empty((batch, length + 1, 2 * self.heads, self.width // self.heads), np.float32)
+        rows[:, 0] = self.nothing
+        rows[:, 1:] = self.rows(item_BL, kind_BL, gap_BL)
+        keys = np.ascontiguousarray(rows[:, :, : self.heads].transpose(0, 2, 3, 1))
+        values = np.ascontiguousarray(rows[:, :, self.heads :].transpose(0, 2, 1, 3))
+        bias = self.recency_bias(length)[None].repeat(batch, 0)
+        bias[:, :, 1:][np.broadcast_to(blank_BL[:, None, first:], bias[:, :, 1:].shape)] = -np.inf
+        return Memory(keys, values, bias)
+
+    def recency_bias(self, length: int) -> FloatArray:
+        """What the ages of `length` rows add to attention, (H, L + 1); the first stands for having nothing to read."""
+        return np.concatenate([self.recency[:, :1], self.recency[:, length:0:-1]], 1)
 
     def rows(self, item_BL: IntArray, kind_BL: IntArray, gap_BL: IntArray) -> FloatArray:
         """Keys and values of memory rows, (B, L, 2 H, d): of each row alone, whatever stands around it."""
-        row_BLD = self.leaves.of_rows(item_BL) + self.kind[kind_BL] + self.gap[gap_BL]
+        row_BLD = self.leaves.of_rows(item_BL) + self.event[kind_BL, gap_BL]
         both: FloatArray = (_unit(row_BLD) @ self.keys_values).reshape(*item_BL.shape, 2 * self.heads, self.width // self.heads)
         return both
 
-    def slots(self, batch: int, slots: int) -> Slots:
+    def slots(self, memory: Memory, slots: int) -> Slots:
         """Room for the keys and values of `slots` slots."""
-        shape = (len(self.blocks), batch, self.heads, slots, self.width // self.heads)
-        return Slots(np.empty(shape, np.float32), np.empty(shape, np.float32))
+        batch, heads, length = memory.bias.shape
+        shape = (len(self.blocks), batch, heads, slots, self.width // heads)
+        scores = np.empty((batch, 2 * heads, max(length, slots)), np.float32)
+        return Slots(np.empty(shape, np.float32), np.empty(shape, np.float32), scores)
 
     def first_input(self, context: Context) -> FloatArray:
         """See `Decoder.first_input`."""
@@ -134,23 +144,24 @@ class FrozenDecoder:
             keys, values = slots.keys[layer], slots.values[layer]
             keys[:, :, slot], values[:, :, slot] = parts[:, 2], parts[:, 3]
             mixed = np.empty((batch, 4 * width), np.float32)
-            mixed[:, :width] = _read(parts[:, 0], memory.keys, memory.values, memory.bias).reshape(batch, -1)
-            mixed[:, width : 2 * width] = _read(parts[:, 1], keys[:, :, : slot + 1], values[:, :, : slot + 1]).reshape(batch, -1)
+            read = mixed.reshape(batch, 4 * self.heads, 1, -1)[:, : 2 * self.heads]
+            _read(parts, memory, keys[:, :, : slot + 1], values[:, :, : slot + 1], slots.scores, read)
             np.square(np.maximum(inner[:, 4 * width :], 0), out=mixed[:, 2 * width :])
             x_BD = np.add(x_BD, mixed @ block.outward, dtype=np.float32)
         return _unit(x_BD) * self.norm
 
-    def query(self, state_BD: FloatArray, prefix: list[CountArray]) -> FloatArray:
+    def query(self, state_QD: FloatArray, prefix: list[CountArray]) -> FloatArray:
         """See `Decoder.query`."""
         level = len(prefix)
         if level:
-            told_BD = state_BD
-            for told_VD, code_B in zip(self.told_VD, prefix, strict=False):
-                told_BD = np.add(told_BD, told_VD[code_B], dtype=np.float32)
+            told_QD = state_QD
+            for told_VD, code_Q in zip(self.told_VD, prefix, strict=False):
+                told_QD = told_QD + told_VD[code_Q]
             weight, bias = self.deeper[level - 1]
-            state_BD = np.add(state_BD, np.square(np.maximum(told_BD, 0)) @ weight + bias, dtype=np.float32)
-        length_B1 = np.sqrt(np.vecdot(state_BD, state_BD))[:, None]
-        scaled: FloatArray = state_BD * (self.scale[level] / np.maximum(length_B1, 1e-12))
+            np.square(np.maximum(told_QD, 0, out=told_QD), out=told_QD)
+            state_QD = np.add(state_QD, told_QD @ weight, dtype=np.float32) + bias
+        length_Q = np.sqrt(np.vecdot(state_QD, state_QD))
+        scaled: FloatArray = state_QD * (self.scale[level] / np.maximum(length_Q, 1e-12))[:, None]
         return scaled
 
     def code_logits(self, query_QD: FloatArray, level: int, code_QC: CountArray) -> FloatArray:
@@ -172,28 +183,37 @@ class FrozenDecoder:
         return fit_QC * children.of(leaves.inverse_F) + children.of(leaves.bias_F)
 
 
-def _read(query_BHd: FloatArray, keys: FloatArray, values: FloatArray, bias: FloatArray | None = None) -> FloatArray:
-    scores_BHL = (keys @ query_BHd[..., None])[..., 0]
-    if bias is not None:
-        scores_BHL += bias
-    scores_BHL -= scores_BHL.max(-1, keepdims=True)
-    weight_BHL = np.exp(scores_BHL)
-    weight_BHL /= weight_BHL.sum(-1, keepdims=True)
-    read_BHd: FloatArray = (weight_BHL[:, :, None] @ values)[:, :, 0]
-    return read_BHd
+def _read(parts: FloatArray, memory: Memory, keys: FloatArray, values: FloatArray, scores: FloatArray, read: FloatArray) -> None:
+    """Attention to the memory and to the slots so far, with one softmax over both side by side: half the calls."""
+    heads, length, slots = keys.shape[1], memory.keys.shape[3], keys.shape[2]
+    scores[:] = -np.inf
+    scores[:, :heads, :length] = np.matmul(parts[:, 0, :, None], memory.keys)[:, :, 0]
+    scores[:, :heads, :length] += memory.bias
+    scores[:, heads:, :slots] = np.matmul(keys, parts[:, 1, :, :, None])[..., 0]
+    scores -= scores.max(-1, keepdims=True)
+    np.exp(scores, out=scores)
+    np.matmul(scores[:, :heads, None, :length], memory.values, out=read[:, :heads])
+    np.matmul(scores[:, heads:, None, :slots], values, out=read[:, heads:])
+    read /= scores.sum(-1)[..., None, None]
 
 
 def _unit(x_D: FloatArray) -> FloatArray:
-    """RMS norm without its gain, which is folded into the matrix behind it (Zhang and Sennrich 2019)."""
-    scaled: FloatArray = x_D * (1 / np.sqrt(np.vecdot(x_D, x_D) / np.float32(x_D.shape[-1]) + np.float32(NORM_EPS)))[..., None]
-    return scaled
+    """Unit vectors: RMS norm without its gain and √D, which are folded into the matrix behind it (Zhang and Sennrich 2019)."""
+    square_1 = np.vecdot(x_D, x_D)
+    square_1 += np.float32(NORM_EPS * x_D.shape[-1])
+    unit_D: FloatArray = x_D / np.sqrt(square_1, out=square_1)[..., None]
+    return unit_D
 
 
 def _frozen(block: Block) -> _Block:
-    inward = _array(block.norm)[:, None] * _array(block.inward.weight).T
+    inward = _gain(block.norm)[:, None] * _array(block.inward.weight).T
     width = inward.shape[0]
     inward[:, : 2 * width] *= (width // block.heads) ** -0.5
     return _Block(inward, _array(block.outward.weight).T.copy())
+
+
+def _gain(norm: torch.Tensor) -> FloatArray:
+    return _array(norm) * np.float32(norm.shape[0] ** 0.5)
 
 
 def _unit_rows(x_VD: FloatArray) -> FloatArray:

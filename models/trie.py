@@ -119,12 +119,12 @@ class Trie:
 
     def children(self, node_Q: IntArray, level: int) -> Children:
         """The children of nodes of a level."""
-        start_Q, end_Q = self.starts[level][node_Q].astype(np.int64), self.starts[level][node_Q + 1].astype(np.int64)
-        last = level + 1 == self.levels
+        starts, last = self.starts[level], level + 1 == self.levels
         if len(node_Q) == 1:
-            start, end = start_Q[0], end_Q[0]
+            start, end = starts[node_Q[0] : node_Q[0] + 2].tolist()
             bound_X = np.arange(start, end + 1) if last else self.first_leaf[level + 1][start : end + 1]
-            return Children(start_Q, end_Q, None, bound_X[None])
+            return Children(np.array([start]), np.array([end]), None, bound_X[None])
+        start_Q, end_Q = starts[node_Q].astype(np.int64), starts[node_Q + 1].astype(np.int64)
         at_QX = np.minimum(start_Q[:, None] + np.arange((end_Q - start_Q).max(initial=0) + 1), end_Q[:, None])
         place_QC = np.minimum(at_QX[:, :-1], end_Q[:, None] - 1)
         return Children(start_Q, end_Q, place_QC, at_QX if last else self.first_leaf[level + 1][at_QX])
@@ -167,14 +167,14 @@ class Marks:
         if not len(self.key_M) or bound_QX.shape[1] < 2:
             return
         key_QX = bound_QX + (group_Q * self.stride)[:, None]
-        first_Q, end_Q = self.key_M.searchsorted(key_QX[:, 0]), self.key_M.searchsorted(key_QX[:, -1])
-        some_Q = end_Q > first_Q
-        if not some_Q.any():
-            return
+        first_Q, end_Q = self.key_M.searchsorted(key_QX[:, :: key_QX.shape[1] - 1]).T
         if len(key_QX) == 1:
-            count_QC[0] += sign * np.diff(self.key_M[first_Q[0] : end_Q[0]].searchsorted(key_QX[0])).astype(np.int32)
-        else:
-            count_QC[some_Q] += sign * np.diff(self.key_M.searchsorted(key_QX[some_Q])).astype(np.int32)
+            if end_Q[0] > first_Q[0]:
+                before_X = self.key_M[first_Q[0] : end_Q[0]].searchsorted(key_QX[0])
+                count_QC[0] += sign * (before_X[1:] - before_X[:-1])
+        elif len(some_Q := np.flatnonzero(end_Q > first_Q)):
+            before_QX = self.key_M.searchsorted(key_QX[some_Q])
+            count_QC[some_Q] += sign * (before_QX[:, 1:] - before_QX[:, :-1])
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,9 @@ class Legal:
     def without(self, leaf_QS: IntArray) -> "Legal":
         """Without these legal leaves of each walk, too; -1 stands for none."""
         key_QS = leaf_QS + (np.arange(len(leaf_QS)) * self.chosen.stride)[:, None]
-        return replace(self, chosen=replace(self.chosen, key_M=np.sort(np.concatenate([self.chosen.key_M, key_QS[leaf_QS >= 0]]))))
+        key_M = np.concatenate([self.chosen.key_M, key_QS[leaf_QS >= 0]])
+        key_M.sort()
+        return replace(self, chosen=replace(self.chosen, key_M=key_M))
 
     def count(self, bound_QX: IntArray | CountArray) -> CountArray:
         """How many legal leaves lie between each two bounds of each walk, (Q, C); one row of bounds stands for all walks."""
@@ -230,9 +232,8 @@ class Legal:
         count_QC = before_QX[:, 1:] - before_QX[:, :-1]
         if len(count_QC) < len(self.of_Q):
             count_QC = count_QC.repeat(len(self.of_Q), 0)
-        limited_Q = self.limited_B[self.of_Q]
-        if limited_Q.any():
-            count_QC[limited_Q] = 0
+        if len(self.allow.key_M) or self.limited_B.any():
+            count_QC[self.limited_B[self.of_Q]] = 0
             self.allow.add_to(count_QC, 1, self.of_Q, bound_QX)
         self.exclude.add_to(count_QC, -1, self.of_Q, bound_QX)
         self.chosen.add_to(count_QC, -1, np.arange(len(count_QC)), bound_QX)

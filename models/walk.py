@@ -90,7 +90,7 @@ class Walker:
 
 
 def weights(logits_QC: FloatArray, count_QC: CountArray) -> FloatArray:
-    """exp(logit - largest legal logit), 0 where nothing is legal, (Q, C) float64; a walk with nothing legal has zeros."""
-    legal_QC = np.where(count_QC > 0, logits_QC, np.float32(-np.inf))
-    legal_QC -= legal_QC.max(1, keepdims=True, initial=np.float32(-3e38))
-    return np.exp(legal_QC, dtype=np.float64)
+    """exp(logit - largest legal logit), 0 where nothing is legal, (Q, C), as wide as the logits; zeros for a walk with nothing legal."""
+    weight_QC = np.where(count_QC > 0, logits_QC, logits_QC.dtype.type(-np.inf))
+    weight_QC -= weight_QC.max(1, keepdims=True, initial=-3e38)
+    return np.exp(weight_QC, out=weight_QC)

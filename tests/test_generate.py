@@ -372,7 +372,7 @@ def test_the_frozen_decoder_has_the_states_of_the_decoder(seed: int, levels: int
 
 def frozen_states(model: Model, context: Context, slate_BS: np.ndarray) -> np.ndarray:
     frozen = model.frozen
-    memory, slots, states = frozen.memory(context), frozen.slots(*slate_BS.shape), []
+    memory, slots, states = frozen.memory(context), frozen.slots(frozen.memory(context), slate_BS.shape[1]), []
     for slot in range(slate_BS.shape[1]):
         x_BD = frozen.next_input(slate_BS[:, slot - 1], slot) if slot else frozen.first_input(context)
         states.append(frozen.state(memory, slots, x_BD, slot))

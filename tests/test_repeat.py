@@ -1,0 +1,81 @@
+"""The repeat logit by hand: what was in a user's memory before is likelier or rarer by what was learned of its kind and age."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_generate import (
+    LEVELS,
+    Model,
+    Requests,
+    freed,
+    one_request,
+    one_thread,  # noqa: F401  a fixture for the whole module
+    random_ids,
+    random_model,
+    scores,
+)
+
+from models.decoder import Context, age_buckets
+from models.trie import Trie
+from models.walk import Rule
+
+
+def test_ages_are_counted_from_the_newest_row() -> None:
+    assert age_buckets(9).tolist() == [6, 6, 6, 5, 5, 4, 3, 2, 0]
+    assert age_buckets(0).tolist() == []
+    assert age_buckets(4096).max() == 15
+
+
+def probabilities(model: Model, request: Requests) -> np.ndarray:
+    """π of every item in the first slot, (N,)."""
+    rows = np.arange(1, len(model.alive_R))
+    at_Q, item_BS = np.zeros(len(rows), np.int64), np.zeros((1, 1), np.int64)
+    with torch.no_grad():
+        return scores(model, request, item_BS, at_Q, at_Q, rows).exp().numpy()
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_every_level_is_moved_by_what_lies_under_each_child(levels: int) -> None:
+    """From the probabilities without repeats, those with them: each child's odds times exp(sum / temperature), level by level."""
+    num_items, temperature = 12, 0.7
+    ids_NK = random_ids(np.random.default_rng(levels), num_items, levels, 2)
+    model = replace(random_model(levels, levels, num_items, codes=2, retired=0), trie=Trie.built(ids_NK, np.zeros(num_items, bool)))
+    ids = list(map(tuple, ids_NK.tolist()))
+    item_L, kind_L = np.array([3, 0, 5, 3, 7, 3, 12, 12]), np.array([0, 2, 4, 1, 5, 2, 3, 3])  # a blank row, one not known, two alike
+    columns = (item_L[None], kind_L[None], np.zeros((1, 8), np.int64), np.zeros((1, 1), np.int64))
+    rule = Rule(*(np.array([value], np.float32) for value in (temperature, 0.0, 0.0)))
+    request = replace(freed(one_request(0, model, 1, (1, 0, 0)), model), context=Context(*columns), rule=rule)
+    repeat = model.decoder.repeat.detach().clone()
+    with torch.no_grad():
+        model.decoder.repeat.zero_()
+        before = probabilities(model, request)
+        model.decoder.repeat.copy_(repeat)
+
+    def under(prefix: tuple[int, ...]) -> list[int]:
+        return [place for place, id_ in enumerate(ids) if id_[: len(prefix)] == prefix]
+
+    moved: dict[tuple[int, ...], float] = defaultdict(float)
+    for item, kind, age in zip(item_L, kind_L, age_buckets(8), strict=True):
+        if item and kind:
+            for level in range(levels):
+                moved[ids[item - 1][: level + 1]] += float(repeat[level, kind, age])
+    expected = np.ones(num_items)
+    for level in range(levels):
+        for parent in {id_[:level] for id_ in ids}:
+            children = sorted({id_[: level + 1] for id_ in ids if id_[:level] == parent})
+            odds = [before[under(child)].sum() * np.exp(moved[child] / temperature) for child in children]
+            for child, weight in zip(children, odds, strict=True):
+                expected[under(child)] *= weight / sum(odds)
+    assert probabilities(model, request) == pytest.approx(expected, abs=1e-5)
+    assert np.abs(expected - before).max() > 0.01
+
+
+def test_before_anything_is_learned_of_it_nothing_changes() -> None:
+    decoder = random_model(1, levels=2, num_items=5).decoder
+    fresh = type(decoder)(decoder.config, codes=decoder.codes, content_RC=decoder.content_RC, num_kinds=decoder.num_kinds)
+    assert fresh.repeat.shape == (2, decoder.num_kinds, 16)
+    assert not fresh.repeat.any()
+    assert any(parameter is fresh.repeat for parameter in fresh.head_parameters())
