@@ -21,13 +21,14 @@ from torch import Tensor
 from models.content import ContentRule, FloatArray, Projection
 from models.decoder import Decoder, DecoderConfig
 from models.embeddings import capacity_for
+from models.successors import SuccessorCounts
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
-TENSORS = ("items", "weights")
+TENSORS = ("items", "trie", "weights")
 """Each a file `<name>.safetensors`."""
 FILES = (VOCABULARY, *(f"{name}.safetensors" for name in TENSORS))
 """All that a version consists of, beside the manifest."""
@@ -48,14 +49,14 @@ class Artifact:
     content: ContentRule
     item_ids: tuple[str, ...]
     retired_N: npt.NDArray[np.bool_]
+    trie: Trie
+    """The tree of its ids."""
     exposures_R: FloatArray
     """How often each item row was shown by this variant; row 0 is unused."""
+    followed: SuccessorCounts
+    """What followed what."""
     facts: Mapping[str, Any]
     """What the maker says of it (version, times, offsets): JSON, covered by the digest."""
-
-    def trie(self) -> Trie:
-        """The tree of its ids."""
-        return Trie.built(self.tokenizer.ids_NK, self.retired_N)
 
 
 def write(artifact: Artifact, directory: Path) -> str:
@@ -63,6 +64,7 @@ def write(artifact: Artifact, directory: Path) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
         "items": _item_arrays(artifact),
+        "trie": {name: np.ascontiguousarray(array) for name, array in artifact.trie.tensors().items()},
         "weights": {name: _numpy(tensor) for name, tensor in artifact.decoder.state_dict().items()},
     }
     for name in TENSORS:
@@ -86,7 +88,7 @@ def read(directory: Path) -> Artifact:
     tensors = {name: _opened(directory / f"{name}.safetensors") for name in TENSORS}
     try:
         item_ids = tuple(json.loads((directory / VOCABULARY).read_text()))
-        return _assembled(manifest, item_ids, tensors["items"], tensors["weights"])
+        return _assembled(manifest, item_ids, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadArtifact(f"{directory.name}: its files do not fit together: {' '.join(str(error).split())}") from error
 
@@ -137,6 +139,8 @@ def _item_arrays(artifact: Artifact) -> Arrays:
         "ids": artifact.tokenizer.ids_NK,
         "retired": artifact.retired_N,
         "exposures": artifact.exposures_R,
+        "followed": artifact.followed.key_P,
+        "followed_counts": artifact.followed.count_P,
         "text_mean": artifact.content.text.mean_G,
         "text_basis": artifact.content.text.basis_GC,
         "embedding_mean": artifact.content.embedding.mean_G,
@@ -154,10 +158,14 @@ def _refuse_other_formats(directory: Path, manifest: Any) -> None:
     raise BadArtifact(f"{directory.name}: format {found}; this program reads {FORMAT}{': a newer program wrote it' if newer else ''}")
 
 
-def _assembled(manifest: Mapping[str, Any], item_ids: tuple[str, ...], items: Arrays, weights: Arrays) -> Artifact:
+def _assembled(manifest: Mapping[str, Any], item_ids: tuple[str, ...], files: Mapping[str, Arrays]) -> Artifact:
+    items, weights = files["items"], files["weights"]
     config, sizes = TokenizerConfig(**manifest["tokenizer"]), dict(manifest["decoder"])
     codes, num_kinds = sizes.pop("codes"), sizes.pop("num_kinds")
     _refuse_misfits(items, weights, (len(item_ids), config.levels), codes)
+    trie = Trie.of_tensors(files["trie"], config.levels)
+    if not trie.is_of(items["ids"]):
+        raise ValueError("the trie is of another version: its leaves are not the ids")
     tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
     decoder = Decoder(DecoderConfig(**sizes), codes=codes, content_RC=tensors["content_RC"], num_kinds=num_kinds)
     decoder.load_state_dict(tensors)
@@ -169,7 +177,9 @@ def _assembled(manifest: Mapping[str, Any], item_ids: tuple[str, ...], items: Ar
         ),
         item_ids=item_ids,
         retired_N=items["retired"],
+        trie=trie,
         exposures_R=items["exposures"],
+        followed=SuccessorCounts(items["followed"], items["followed_counts"]),
         facts=manifest["facts"],
     )
 

@@ -16,11 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from models.content import FloatArray
-from models.repeat import Remembered
 from models.trie import BoolArray, Children, CountArray, IntArray, Legal
-from models.walk import Root, Rule, Walker, weights
+from models.walk import DoubleArray, Root, Rule, Told, Walker, weights
 
-DoubleArray = npt.NDArray[np.float64]
 BitArray = npt.NDArray[np.uint64]
 
 LEAST = 1e-300
@@ -56,7 +54,7 @@ def draw_beam(
     state_BD: FloatArray,
     legal: Legal,
     rule: Rule,
-    remembered: Remembered | None,
+    told: Told | None,
     uniform_BSU: FloatArray,
     sizes_B: IntArray,
 ) -> tuple[IntArray, FloatArray, FloatArray]:
@@ -71,7 +69,7 @@ def draw_beam(
     levels: list[_Level] = []
     first_clock = 1
     for level in range(walker.trie.levels):
-        beams, seen = _descend(walker, state_BD, legal, root, rule, remembered, beams, seed_B, first_clock, num_slots + 1)
+        beams, seen = _descend(walker, state_BD, legal, root, rule, told, beams, seed_B, first_clock, num_slots + 1)
         levels.append(seen)
         first_clock += int(walker.trie.starts[level][-1])
     return _slates(beams, levels, sizes_B, num_slots)
@@ -83,7 +81,7 @@ def _descend(
     legal: Legal,
     root: Root,
     rule: Rule,
-    remembered: Remembered | None,
+    told: Told | None,
     beams: _Beams,
     seed_B: BitArray,
     first_clock: int,
@@ -98,7 +96,7 @@ def _descend(
         children = trie.children(node_Q, level)
         count_QC = legal.at(of_Q).count(children.bound_QX)
     prefix = [codes_BJ[of_Q, beam_Q] for codes_BJ in beams.prefix]
-    logits_QC = walker.logits(state_BD[of_Q], node_Q, children, prefix, rule_Q, remembered, of_Q)
+    logits_QC = walker.logits(state_BD[of_Q], node_Q, children, prefix, rule_Q, told, of_Q)
     weight_QC = weights(logits_QC.astype(np.float64), count_QC)
     weight_QC *= (beams.product_BJ[of_Q, beam_Q] / weight_QC.sum(1))[:, None]
     floor_Q1 = rule_Q.floor_B[:, None].astype(np.float64)

@@ -1,6 +1,6 @@
 """The keys and values of one user's memory under one version, kept from request to request: a new row costs one row.
 
-Nothing of a row depends on the rows around it, and how old it is enters attention as a bias, so what was computed stays.
+A row depends on the few rows just before it alone, and how old it is enters attention as a bias, so what was computed stays.
 Shapes: H heads, d = D / H, L history.
 """
 
@@ -18,6 +18,9 @@ class MemoryCache:
         self._keys_HdT, self._values_HTd = self._room(16)
         self._end = 1
         """Behind the newest row. What stands for having nothing to read has the place before the oldest that is still read."""
+        self._said_1RD = np.zeros((1, decoder.reach, decoder.width), np.float32)
+        """What the newest rows say by themselves: all that the next one needs of them."""
+        self._newest_1D = np.zeros((1, decoder.width), np.float32)
         self._put_nothing(0)
 
     @property
@@ -30,7 +33,11 @@ class MemoryCache:
         decoder = self._decoder
         if self._end == self._values_HTd.shape[1]:
             self._make_room()
-        both = decoder.rows(*(np.array([[value]]) for value in (item, kind, gap)))[0, 0]
+        self._said_1RD[:, :-1] = self._said_1RD[:, 1:]
+        self._said_1RD[:, -1:] = decoder.said(*(np.array([[value]]) for value in (item, kind, gap)))
+        row_11D = decoder.coloured(self._said_1RD)
+        self._newest_1D = row_11D[:, 0]
+        both = decoder.keys_and_values(row_11D)[0, 0]
         self._keys_HdT[:, :, self._end], self._values_HTd[:, self._end] = both[: decoder.heads], both[decoder.heads :]
         self._end += 1
         self._put_nothing(self._end - 1 - self.num_rows)  # over the row that has just become too old, if any
@@ -39,7 +46,8 @@ class MemoryCache:
         """What `FrozenDecoder.memory` makes of a context of these rows; views, good until the next append."""
         first, length = self._end - 1 - self.num_rows, self.num_rows
         bias_HL = self._decoder.recency_bias(length)
-        return Memory(self._keys_HdT[None, :, :, first : self._end], self._values_HTd[None, :, first : self._end], bias_HL[None])
+        keys, values = self._keys_HdT[None, :, :, first : self._end], self._values_HTd[None, :, first : self._end]
+        return Memory(keys, values, bias_HL[None], self._newest_1D)
 
     def _room(self, size: int) -> tuple[FloatArray, FloatArray]:
         heads, depth = self._decoder.heads, self._decoder.width // self._decoder.heads

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
 from models.trie import IntArray, Trie
 
@@ -61,6 +62,11 @@ class DecoderConfig:
                 raise ValueError(f"decoder.{name} is {value}; it must be {low}..{high}")
         if self.width % self.heads:
             raise ValueError(f"decoder.width is {self.width}; it must be a multiple of decoder.heads, {self.heads}")
+
+    @property
+    def rows_read(self) -> int:
+        """Memory rows that a context holds, at most: those attended to, and those that only colour the first of them."""
+        return self.history + self.reach - 1
 
 
 @dataclass(frozen=True)
@@ -322,13 +328,12 @@ class Decoder(nn.Module):
         return fit_Q + self.value_level(state_QD)[:, 0] + self.value_bias[item_Q]
 
 
-def node_contents(trie: Trie, content_RC: Tensor) -> list[Tensor]:
-    """The mean content of what lies under each child of each inner level, in order of place, (P, C)."""
-    leaf_FC = content_RC.numpy()[trie.item_of_leaf]
+def node_contents(trie: Trie, leaf_FC: FloatArray) -> list[FloatArray]:
+    """The mean content of the leaves under each child of each inner level, in order of place, (P, C)."""
     means = []
     for first_P in trie.first_leaf[1:]:
-        total_PC = np.add.reduceat(leaf_FC, first_P[:-1], 0) if len(leaf_FC) else leaf_FC
-        means.append(torch.from_numpy(total_PC / np.diff(first_P)[:, None].astype(np.float32)))
+        total_PC = np.add.reduceat(leaf_FC, first_P[:-1], 0)
+        means.append((total_PC / np.diff(first_P)[:, None]).astype(np.float32))
     return means
 
 

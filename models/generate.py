@@ -17,9 +17,9 @@ from models.beam import draw_beam
 from models.content import FloatArray
 from models.decoder import Context
 from models.inference import FrozenDecoder, Memory
-from models.repeat import Remembered
+from models.successors import Successors
 from models.trie import CountArray, IntArray, Legal, Trie
-from models.walk import Root, Rule, Walker, weights
+from models.walk import DoubleArray, Root, Rule, Told, Walker, weights
 
 WAYS = ("slot", "beam")
 
@@ -42,9 +42,9 @@ def novelty(exposures_R: FloatArray) -> FloatArray:
 class Generator:
     """Draws slates under one version. `novelty_R` says how novel each item row is (0..1)."""
 
-    def __init__(self, decoder: FrozenDecoder, trie: Trie, novelty_R: FloatArray) -> None:
+    def __init__(self, decoder: FrozenDecoder, trie: Trie, novelty_R: FloatArray, successors: Successors) -> None:
         self.decoder, self.trie = decoder, trie
-        self._walker = Walker(decoder, trie, novelty_R)
+        self._walker = Walker(decoder, trie, novelty_R, successors)
 
     def draw(
         self,
@@ -63,12 +63,12 @@ class Generator:
         and values of the context again.
         """
         memory = memory or self.decoder.memory(context)
-        remembered = self._walker.remembered(context)
+        told = self._walker.told(context)
         if way == "beam":
-            state_BD = self.decoder.state(memory, self.decoder.slots(memory, 1), self.decoder.first_input(context), 0)
-            leaf_BS, logprob_BS, kappa_B = draw_beam(self._walker, state_BD, legal, rule, remembered, uniform_BSU, sizes_B)
+            state_BD = self.decoder.state(memory, self.decoder.slots(memory, 1), self.decoder.first_input(memory, context), 0)
+            leaf_BS, logprob_BS, kappa_B = draw_beam(self._walker, state_BD, legal, rule, told, uniform_BSU, sizes_B)
             return Slates(self._items(leaf_BS), logprob_BS, kappa_B)
-        return self._draw_slots(context, memory, legal, rule, remembered, uniform_BSU, sizes_B)
+        return self._draw_slots(context, memory, legal, rule, told, uniform_BSU, sizes_B)
 
     def _draw_slots(
         self,
@@ -76,7 +76,7 @@ class Generator:
         memory: Memory,
         legal: Legal,
         rule: Rule,
-        remembered: Remembered | None,
+        told: Told | None,
         uniform_BSU: FloatArray,
         sizes_B: IntArray,
     ) -> Slates:
@@ -84,7 +84,7 @@ class Generator:
         decoder, walks = self.decoder, np.arange(len(uniform_BSU))
         batch, num_slots = uniform_BSU.shape[:2]
         root, slots = Root.of(legal), decoder.slots(memory, num_slots)
-        left_B, x_BD = root.total(), decoder.first_input(context)
+        left_B, x_BD = root.total(), decoder.first_input(memory, context)
         item_BS, chance_BS = np.zeros((batch, num_slots), np.int64), np.ones((batch, num_slots))
         for slot in range(num_slots):
             drawn_B = (left_B > 0) & (slot < sizes_B)
@@ -93,7 +93,7 @@ class Generator:
             if slot:
                 x_BD = decoder.next_input(item_BS[:, slot - 1], slot)
             state_BD = decoder.state(memory, slots, x_BD, slot)
-            first_B, leaf_B, product_B = self._draw_slot(state_BD, root, legal, rule, remembered, uniform_BSU[:, slot])
+            first_B, leaf_B, product_B = self._draw_slot(state_BD, root, legal, rule, told, uniform_BSU[:, slot])
             leaf_B = np.where(drawn_B, leaf_B, -1)
             item_BS[:, slot] = self._items(leaf_B)
             np.copyto(chance_BS[:, slot], (1 - rule.floor_B) * product_B + rule.floor_B / np.maximum(left_B, 1), where=drawn_B)
@@ -104,8 +104,8 @@ class Generator:
         return Slates(item_BS, np.log(chance_BS).astype(np.float32))
 
     def _draw_slot(
-        self, state_BD: FloatArray, root: Root, legal: Legal, rule: Rule, remembered: Remembered | None, uniform_BU: FloatArray
-    ) -> tuple[IntArray, IntArray, FloatArray]:
+        self, state_BD: FloatArray, root: Root, legal: Legal, rule: Rule, told: Told | None, uniform_BU: FloatArray
+    ) -> tuple[IntArray, IntArray, DoubleArray]:
         """One walk for each request: the child of the root, the leaf, and Π p(code). By the model or, where the first number says
         so, evenly over what is legal.
         """
@@ -121,7 +121,7 @@ class Generator:
                 prefix.append(trie.codes[level - 1][node_B])
                 children = trie.children(node_B, level)
                 count_BC = legal.count(children.bound_QX)
-            logits_BC = self._walker.logits(state_BD, node_B, children, prefix, rule, remembered, walks)
+            logits_BC = self._walker.logits(state_BD, node_B, children, prefix, rule, told, walks)
             weight_BC = weights(logits_BC, count_BC)
             sum_BC = weight_BC.cumsum(1, dtype=np.float64)
             at_B = _passed(sum_BC, uniform_BU[:, level + 1])

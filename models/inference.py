@@ -27,6 +27,8 @@ class Memory:
     keys: FloatArray
     values: FloatArray
     bias: FloatArray
+    newest_BD: FloatArray
+    """What the newest row says; 0 where there is none. A slate begins there."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class LeafVectors:
     inverse_F: FloatArray
     """1 / length: the output is the unit vector."""
     bias_F: FloatArray
+    content_FC: FloatArray
+    """Content, (N + 1, C); the last is that of row 0, zeros."""
     leaf_of_item: CountArray
     """By item row; -1, the last, for row 0."""
 
@@ -65,11 +69,16 @@ class LeafVectors:
         for first in range(0, len(row_F), ROWS_AT_ONCE):
             vector_FD[first : first + ROWS_AT_ONCE] = decoder.item_vectors(torch.from_numpy(row_F[first : first + ROWS_AT_ONCE])).numpy()
         inverse_F = 1 / np.maximum(np.sqrt(np.vecdot(vector_FD, vector_FD)), np.float32(1e-12))
-        return LeafVectors(vector_FD, inverse_F, _array(decoder.leaf_bias)[row_F], trie.leaf_of_item)
+        content_FC = decoder.content_RC.numpy()[row_F]
+        return LeafVectors(vector_FD, inverse_F, _array(decoder.leaf_bias)[row_F], content_FC, trie.leaf_of_item)
 
     def of_rows(self, rows: IntArray) -> FloatArray:
         """Vectors of item rows, (..., D)."""
         return self.vector_FD[self.leaf_of_item[rows]]
+
+    def contents(self, rows: IntArray) -> FloatArray:
+        """Contents of item rows, (..., C)."""
+        return self.content_FC[self.leaf_of_item[rows]]
 
 
 class FrozenDecoder:
@@ -77,13 +86,14 @@ class FrozenDecoder:
 
     def __init__(self, decoder: Decoder, leaves: LeafVectors) -> None:
         config = decoder.config
-        self.width, self.heads, self.history, self.leaves = config.width, config.heads, config.history, leaves
+        self.width, self.heads, self.history, self.reach = config.width, config.heads, config.history, config.reach
+        self.leaves, self.mix = leaves, _array(decoder.mix)
         self.code_DV = [_unit_rows(_array(weight)).T.copy() for weight in decoder.code_weights()]
         self.code_bias = [_array(bias) for bias in decoder.code_bias]
         self.told_VD = [_array(weight) for weight in decoder.code_weights()]
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
-        self.repeat = _array(decoder.repeat)
+        self.hint_logits, self.match_logits = _array(decoder.hint_logits()), _array(decoder.match_logits())
         self.event = _array(decoder.kind.weight)[:, None] + _array(decoder.gap.weight)
         self.feature = _array(decoder.feature.weight)
         self.slot = _array(decoder.slot.weight)
@@ -98,25 +108,39 @@ class FrozenDecoder:
         """See `Decoder.memory`; columns that are blank in the whole batch are left out."""
         blank_BL = context.kind_BL == 0
         first = int(blank_BL.all(0).argmin()) if not blank_BL.all() else blank_BL.shape[1]
-        item_BL, kind_BL, gap_BL = context.item_BL[:, first:], context.kind_BL[:, first:], context.gap_BL[:, first:]
-        batch, length = item_BL.shape
+        said_BLD = self.said(context.item_BL[:, first:], context.kind_BL[:, first:], context.gap_BL[:, first:])
+        said_BLD *= ~blank_BL[:, first:, None]
+        row_BLD = self.coloured(np.pad(said_BLD, ((0, 0), (self.reach - 1, 0), (0, 0))))[:, -self.history :]
+        batch, length = row_BLD.shape[:2]
         rows = np.empty((batch, length + 1, 2 * self.heads, self.width // self.heads), np.float32)
         rows[:, 0] = self.nothing
-        rows[:, 1:] = self.rows(item_BL, kind_BL, gap_BL)
+        rows[:, 1:] = self.keys_and_values(row_BLD)
         keys = np.ascontiguousarray(rows[:, :, : self.heads].transpose(0, 2, 3, 1))
         values = np.ascontiguousarray(rows[:, :, self.heads :].transpose(0, 2, 1, 3))
         bias = self.recency_bias(length)[None].repeat(batch, 0)
-        bias[:, :, 1:][np.broadcast_to(blank_BL[:, None, first:], bias[:, :, 1:].shape)] = -np.inf
-        return Memory(keys, values, bias)
+        bias[:, :, 1:][np.broadcast_to(blank_BL[:, None, blank_BL.shape[1] - length :], bias[:, :, 1:].shape)] = -np.inf
+        return Memory(keys, values, bias, row_BLD[:, -1] if length else np.zeros((batch, self.width), np.float32))
 
     def recency_bias(self, length: int) -> FloatArray:
         """What the ages of `length` rows add to attention, (H, L + 1); the first stands for having nothing to read."""
         return np.concatenate([self.recency[:, :1], self.recency[:, length:0:-1]], 1)
 
-    def rows(self, item_BL: IntArray, kind_BL: IntArray, gap_BL: IntArray) -> FloatArray:
-        """Keys and values of memory rows, (B, L, 2 H, d): of each row alone, whatever stands around it."""
-        row_BLD = self.leaves.of_rows(item_BL) + self.event[kind_BL, gap_BL]
-        both: FloatArray = (_unit(row_BLD) @ self.keys_values).reshape(*item_BL.shape, 2 * self.heads, self.width // self.heads)
+    def said(self, item_BL: IntArray, kind_BL: IntArray, gap_BL: IntArray) -> FloatArray:
+        """What memory rows say by themselves, (B, L, D)."""
+        rows: FloatArray = self.leaves.of_rows(item_BL) + self.event[kind_BL, gap_BL]
+        return rows
+
+    def coloured(self, said_BLD: FloatArray) -> FloatArray:
+        """What rows say after the rows just before them, (B, L - reach + 1, D)."""
+        length = said_BLD.shape[1] - self.reach + 1
+        row_BLD = said_BLD[:, :length] * self.mix[0]
+        for back in range(1, self.reach):
+            row_BLD += said_BLD[:, back : back + length] * self.mix[back]
+        return row_BLD
+
+    def keys_and_values(self, row_BLD: FloatArray) -> FloatArray:
+        """Of each row, (B, L, 2 H, d)."""
+        both: FloatArray = (_unit(row_BLD) @ self.keys_values).reshape(*row_BLD.shape[:2], 2 * self.heads, self.width // self.heads)
         return both
 
     def slots(self, memory: Memory, slots: int) -> Slots:
@@ -126,9 +150,9 @@ class FrozenDecoder:
         scores = np.empty((batch, 2 * heads, max(length, slots)), np.float32)
         return Slots(np.empty(shape, np.float32), np.empty(shape, np.float32), scores)
 
-    def first_input(self, context: Context) -> FloatArray:
+    def first_input(self, memory: Memory, context: Context) -> FloatArray:
         """See `Decoder.first_input`."""
-        total_BD: FloatArray = self.slot[0] + self.feature[context.feature_BX].sum(1)
+        total_BD: FloatArray = memory.newest_BD + self.slot[0] + self.feature[context.feature_BX].sum(1)
         return total_BD
 
     def next_input(self, chosen_B: IntArray, slot: int) -> FloatArray:
@@ -172,15 +196,20 @@ class FrozenDecoder:
 
     def leaf_logits(self, query_QD: FloatArray, children: Children) -> FloatArray:
         """Logits of leaves, (Q, C); what stands in padded places is finite and means nothing."""
-        leaves, start_Q, end_Q = self.leaves, children.start_Q.tolist(), children.end_Q.tolist()
-        bound = children.bound_QX.shape[1] - 1
-        if len(set(start_Q)) == 1:  # one node: all walks share one list
-            fit_QC = query_QD @ leaves.vector_FD[start_Q[0] : end_Q[0]].T
-        else:  # a slice for each walk is several times faster than gathering all their rows into one array
-            fit_QC = np.zeros((len(query_QD), bound), np.float32)
-            for walk, (start, end) in enumerate(zip(start_Q, end_Q, strict=True)):
-                np.dot(leaves.vector_FD[start:end], query_QD[walk], out=fit_QC[walk, : end - start])
-        return fit_QC * children.of(leaves.inverse_F) + children.of(leaves.bias_F)
+        fit_QC = products(query_QD, self.leaves.vector_FD, children)
+        return fit_QC * children.of(self.leaves.inverse_F) + children.of(self.leaves.bias_F)
+
+
+def products(asked_QD: FloatArray, vector_PD: FloatArray, children: Children) -> FloatArray:
+    """Inner products of each walk with the vectors at its children's places, (Q, C); 0 in padded places."""
+    start_Q, end_Q = children.start_Q.tolist(), children.end_Q.tolist()
+    if len(set(start_Q)) == 1:  # one node: all walks share one list
+        return asked_QD @ vector_PD[start_Q[0] : end_Q[0]].T
+    # a slice for each walk is several times faster than gathering all their rows into one array
+    fit_QC = np.zeros((len(asked_QD), children.bound_QX.shape[1] - 1), np.float32)
+    for walk, (start, end) in enumerate(zip(start_Q, end_Q, strict=True)):
+        np.dot(vector_PD[start:end], asked_QD[walk], out=fit_QC[walk, : end - start])
+    return fit_QC
 
 
 def _read(parts: FloatArray, memory: Memory, keys: FloatArray, values: FloatArray, scores: FloatArray, read: FloatArray) -> None:

@@ -100,7 +100,7 @@ def _mean(loss_Q: Tensor) -> Tensor:
 
 def _logprobs(scored: Scored, batch: Batch, state_BSD: Tensor, at_B: IntArray, at_S: IntArray) -> Tensor:
     """Log π of the shown slots, (Q,), each by the way in which its slate was drawn."""
-    asked = Asked.of(batch.context, batch.legal, batch.rule)
+    asked = Asked.of(batch.context, batch.legal, batch.rule, scored.successors)
     beams = np.flatnonzero(batch.beam_B)
     slot_Q = ~batch.beam_B[at_B]
     slot_B, slot_S = at_B[slot_Q], at_S[slot_Q]

@@ -69,7 +69,8 @@ class Scored:
     @cached_property
     def node_contents(self) -> list[Tensor]:
         """See models/decoder.py."""
-        return node_contents(self.trie, self.decoder.content_RC)
+        leaf_FC = self.decoder.content_RC.numpy()[self.trie.item_of_leaf]
+        return [torch.from_numpy(content_PC) for content_PC in node_contents(self.trie, leaf_FC)]
 
     def logprobs(self, state_QD: Tensor, asked: Asked, item_Q: IntArray) -> Tensor:
         """Log π of given legal items, (Q,), with gradient; each walk has its own state."""

@@ -101,6 +101,14 @@ class Trie:
         codes = [arrays[f"codes.{level}"] for level in range(levels - 1)]
         return Trie._of(first_leaf, codes, arrays["item_of_leaf"], arrays["alive"])
 
+    def is_of(self, ids_NK: IdArray) -> bool:
+        """Whether its leaves are these ids, each in its place."""
+        if len(self.item_of_leaf) != len(ids_NK) or len(self.leaf_of_item) != len(ids_NK) + 1:
+            return False
+        sorted_NK = ids_NK[self.item_of_leaf - 1]
+        below = zip(self.codes, self.first_leaf[1:], strict=True)
+        return all(np.array_equal(np.repeat(codes, np.diff(first)), sorted_NK[:, level]) for level, (codes, first) in enumerate(below))
+
     @property
     def levels(self) -> int:
         """K."""

@@ -7,12 +7,16 @@ models/scoring.py takes it in torch. Shapes: B requests, Q walks, C children, X 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from models.content import FloatArray
-from models.decoder import Context
-from models.inference import FrozenDecoder
+from models.decoder import Context, node_contents
+from models.inference import FrozenDecoder, products
 from models.repeat import Remembered
+from models.successors import Successors
 from models.trie import Children, CountArray, IntArray, Legal, Trie
+
+DoubleArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,38 @@ class Root:
         return self.count_BC.sum(1, dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the requests' memory adds to logits, beside what the decoder makes of it."""
+
+    remembered: Remembered
+    wish_KBC: list[FloatArray]
+    """By level, the content that each request asks for."""
+    root_BC: FloatArray
+    """All that it adds to the children of the root: the same for every slot."""
+
+
 class Walker:
     """One version's decoder and tree. `novelty_R` says how novel each item row is (0..1)."""
 
-    def __init__(self, decoder: FrozenDecoder, trie: Trie, novelty_R: FloatArray) -> None:
-        self.decoder, self.trie = decoder, trie
+    def __init__(self, decoder: FrozenDecoder, trie: Trie, novelty_R: FloatArray, successors: Successors) -> None:
+        self.decoder, self.trie, self._successors = decoder, trie, successors
         self._novelty_F = novelty_R[trie.item_of_leaf]
-        self._repeats = bool(decoder.repeat.any())
+        self._contents = [*node_contents(trie, decoder.leaves.content_FC), decoder.leaves.content_FC]
+        self._tells = bool(decoder.hint_logits.any() or decoder.match_logits.any())
 
-    def remembered(self, context: Context) -> Remembered | None:
-        """What the repeat logit needs of the requests' memory; None while every weight of it is 0."""
-        return Remembered.of(context, self.trie) if self._repeats else None
+    def told(self, context: Context) -> Told | None:
+        """Looked up once per request; None while all these weights are 0."""
+        if not self._tells:
+            return None
+        remembered = Remembered.of(context, self.trie, self._successors)
+        content_BLC = self.decoder.leaves.contents(remembered.item_BL)
+        weight_KBL = self.decoder.match_logits[:, remembered.kind_BL, remembered.age_L]
+        wish_KBC = list((weight_KBL[:, :, None] @ content_BLC)[:, :, 0])
+        root, walks = self.trie.children(np.zeros(1, np.int64), 0), np.arange(len(context.item_BL))
+        told = Told(remembered, wish_KBC, np.zeros((len(walks), int(root.end_Q[0] - root.start_Q[0])), np.float32))
+        self._tell(told.root_BC, told, 0, walks, np.zeros(len(walks), np.int64), root)
+        return told
 
     def logits(
         self,
@@ -67,10 +92,10 @@ class Walker:
         children: Children,
         prefix: list[CountArray],
         rule: Rule,
-        remembered: Remembered | None,
+        told: Told | None,
         of_Q: IntArray,
     ) -> FloatArray:
-        """Logits of the children of level `len(prefix)` after bonus, repeats and temperature, (Q, C); illegal ones not yet out.
+        """Logits of the children of level `len(prefix)` after all that is added and the temperature, (Q, C); illegal ones not yet out.
 
         `rule` has a row for each walk; `of_Q` says whose memory it reads.
         """
@@ -81,12 +106,19 @@ class Walker:
         else:
             logits_QC = decoder.leaf_logits(query_QD, children)
             logits_QC += rule.bonus_B[:, None] * children.of(self._novelty_F)
-        if remembered is not None:
-            hits = remembered.hits(level, of_Q, node_Q, np.broadcast_to(children.start_Q, len(of_Q)))
-            kind_H, age_H = remembered.kind_BL[hits.request_H, hits.row_H], remembered.age_L[hits.row_H]
-            np.add.at(logits_QC, (hits.walk_H, hits.child_H), decoder.repeat[level, kind_H, age_H])
+        if told is not None and level:
+            self._tell(logits_QC, told, level, of_Q, node_Q, children)
+        elif told is not None:
+            logits_QC += told.root_BC[of_Q]
         logits_QC /= rule.temperature_B[:, None]
         return logits_QC
+
+    def _tell(self, logits_QC: FloatArray, told: Told, level: int, of_Q: IntArray, node_Q: IntArray, children: Children) -> None:
+        """Add likeness of content, and the hints that lie under these children."""
+        logits_QC += products(told.wish_KBC[level][of_Q], self._contents[level], children)
+        hits = told.remembered.hits(level, of_Q, node_Q, np.broadcast_to(children.start_Q, len(of_Q)))
+        (what_H, kind_H, age_H), strength_H = told.remembered.numbers(hits)
+        np.add.at(logits_QC, (hits.walk_H, hits.child_H), self.decoder.hint_logits[what_H, level, kind_H, age_H] * strength_H)
 
 
 def weights(logits_QC: FloatArray, count_QC: CountArray) -> FloatArray:

@@ -13,8 +13,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from models.content import FloatArray
 from models.decoder import Context
 from models.objective import Batch
+from models.successors import ACT, LAG_WEIGHTS, sequence_pairs
 from models.trie import IntArray, Legal, Trie, common
 from models.walk import Rule
 from recsys.catalogue import Catalogue, Rows, Vocabulary
@@ -208,6 +210,23 @@ def neighbours(met: Sequence[Lesson], row_of: Mapping[str, int]) -> Rows:
     pairs = [pair for one in rows for pair in pairwise(one)]
     there_P2 = np.array(pairs, np.int64).reshape(-1, 2)
     return np.concatenate([there_P2, there_P2[:, ::-1]])
+
+
+def followed(met: Sequence[Lesson], vocabulary: Vocabulary) -> tuple[Rows, Rows, FloatArray]:
+    """What followed what: source rows, successor rows, weights (P,). Successors are items that earned a reward, in order of slot;
+    they follow each other and the last things that their user did before.
+    """
+    parts = []
+    for lesson in met:
+        acts = vocabulary.rows(lesson.view.key_L[lesson.view.kind_L >= ACT][-len(LAG_WEIGHTS) :])
+        gained = [vocabulary.row_of.get(item_id, 0) for item_id, reward in zip(lesson.item_ids, lesson.rewards, strict=True) if reward > 0]
+        if gained:
+            source_P, row_P, weight_P = sequence_pairs(np.concatenate([acts, gained]).astype(np.int64))
+            new_P = np.isin(row_P, gained)
+            parts.append((source_P[new_P], row_P[new_P], weight_P[new_P]))
+    empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    source_P, row_P, weight_P = (np.concatenate(part) for part in zip(empty, *parts, strict=True))
+    return source_P, row_P, weight_P
 
 
 @dataclass(frozen=True)

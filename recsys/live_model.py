@@ -18,6 +18,7 @@ from models.content import ContentRule, FloatArray, first_vectors
 from models.decoder import Decoder, DecoderConfig
 from models.generate import novelty
 from models.scoring import Scored
+from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 from recsys.catalogue import Catalogue, Rows, Vocabulary
@@ -39,9 +40,18 @@ class ModelConfig:
 class LiveModel:
     """A decoder over the items of one catalogue. Rows it has no content for yet are let in by `admit`."""
 
-    def __init__(self, catalogue: Catalogue, decoder: Decoder, tokenizer: Tokenizer, content: ContentRule, exposures_R: FloatArray) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        content: ContentRule,
+        exposures_R: FloatArray,
+        followed: SuccessorCounts,
+    ) -> None:
         self.catalogue, self.decoder, self.tokenizer, self.content = catalogue, decoder, tokenizer, content
-        self.exposures_R = exposures_R
+        self.exposures_R, self.followed = exposures_R, followed
+        self._frozen: Successors | None = None
         self._set_vocabulary()
 
     @staticmethod
@@ -59,14 +69,14 @@ class LiveModel:
         content_RC = torch.from_numpy(np.concatenate([np.zeros((1, vectors_NC.shape[1]), np.float32), vectors_NC]))
         codes = [len(centroids) for centroids in tokenizer.centroids]
         decoder = Decoder(config.decoder, codes=codes, content_RC=content_RC, num_kinds=num_kinds)
-        return LiveModel(catalogue, decoder, tokenizer, content, np.zeros(len(items) + 1, np.float32))
+        return LiveModel(catalogue, decoder, tokenizer, content, np.zeros(len(items) + 1, np.float32), SuccessorCounts())
 
     @staticmethod
     def of(artifact: Artifact, catalogue: Catalogue) -> "LiveModel":
         """The model of a version; `catalogue` must know its items in the same rows."""
         if tuple(catalogue.item_ids[: len(artifact.item_ids)]) != artifact.item_ids:
             raise ValueError("the items stream is not the one this version was made from: its first items differ")
-        return LiveModel(catalogue, artifact.decoder, artifact.tokenizer, artifact.content, artifact.exposures_R)
+        return LiveModel(catalogue, artifact.decoder, artifact.tokenizer, artifact.content, artifact.exposures_R, artifact.followed)
 
     @property
     def num_rows(self) -> int:
@@ -94,7 +104,7 @@ class LiveModel:
 
     def scored(self, trie: Trie) -> Scored:
         """What scores slates with the present weights, with gradient."""
-        return Scored(self.decoder, self.decoder.vectors(self.num_rows), trie, novelty(self.exposures_R))
+        return Scored(self.decoder, self.decoder.vectors(self.num_rows), trie, novelty(self.exposures_R), self._successors())
 
     def artifact(self, facts: Mapping[str, Any]) -> Artifact:
         """The present state as a version; shares memory with it."""
@@ -105,7 +115,9 @@ class LiveModel:
             content=self.content,
             item_ids=tuple(self.vocabulary.item_ids),
             retired_N=retired_N,
+            trie=Trie.built(self.tokenizer.ids_NK, retired_N),
             exposures_R=self.exposures_R,
+            followed=self.followed,
             facts=facts,
         )
 
@@ -115,6 +127,19 @@ class LiveModel:
         retired = self.catalogue.retired_rows(items_offset)
         alive_R[retired[retired < self.num_rows]] = False
         return alive_R
+
+    def count(self, source_P: Rows, row_P: Rows, weight_P: FloatArray, fade: float) -> None:
+        """Count what followed what, after all that was counted before has faded."""
+        self.followed = SuccessorCounts(self.followed.key_P, self.followed.count_P)  # an artifact may hold the one so far
+        self.followed.fade(fade)
+        self.followed.add(source_P, row_P, weight_P)
+        self._frozen = None
+
+    def _successors(self) -> Successors:
+        """Frozen once until more is counted or items come."""
+        if self._frozen is None or len(self._frozen.start_R) != self.num_rows + 1:
+            self._frozen = self.followed.frozen(self.num_rows)
+        return self._frozen
 
     def _set_vocabulary(self) -> None:
         self.vocabulary = Vocabulary(self.catalogue.item_ids[: self.num_rows - 1])

@@ -85,12 +85,12 @@ class GenerativePolicy:
         self.drawing = drawing
         self.policy_version = int(artifact.facts["policy_version"])
         self.trained_through_ms = int(artifact.facts["trained_through_ms"])
-        trie = artifact.trie()
+        trie = artifact.trie
         decoder = FrozenDecoder(artifact.decoder, LeafVectors.of(artifact.decoder, trie))
-        self._generator = Generator(decoder, trie, novelty(artifact.exposures_R))
+        self._generator = Generator(decoder, trie, novelty(artifact.exposures_R), artifact.followed.frozen(len(artifact.item_ids) + 1))
         self._shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]), trie)
         config = artifact.decoder.config
-        self._history, self._num_buckets, self._max_slots = config.history, config.features, config.max_slots
+        self._history, self._num_buckets, self._max_slots = config.rows_read, config.features, config.max_slots
 
     def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
         """See Policy."""

@@ -15,7 +15,7 @@ import torch
 
 from models.objective import Batch, ObjectiveConfig, Terms, objective
 from models.trie import Trie
-from recsys.features import BatchMaker, Lesson
+from recsys.features import BatchMaker, Lesson, followed
 from recsys.guard import GuardConfig, update_refused
 from recsys.live_model import LiveModel
 
@@ -51,6 +51,8 @@ class TrainerConfig:
     """Steps on each minute's batch."""
     trunk_share: float = 0.3
     """Step size of what all items share, relative to that of item rows and heads."""
+    successors_keep: float = 0.9995
+    """What counts of successors keep of their weight from one minute learned to the next."""
     user_cap: int = 4
     """Slates that one user counts for in one minute; more share the weight of these."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -58,7 +60,8 @@ class TrainerConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
 
     def __post_init__(self) -> None:
-        for name, low, high in (("lr", 1e-8, 1), ("passes", 1, 100), ("trunk_share", 0, 1), ("user_cap", 1, 1_000_000)):
+        limits = {"lr": (1e-8, 1), "passes": (1, 100), "trunk_share": (0, 1), "successors_keep": (0, 1), "user_cap": (1, 1_000_000)}
+        for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be {low}..{high}")
 
@@ -108,6 +111,7 @@ class Trainer:
             self._step(optimizer, maker.shelf.trie, maker.batch(part, [self.model.num_rows] * len(part)))
         decoder.eval()
         self.optimizer = self._new_optimizer(self.config.lr)
+        self.model.count(*followed(lessons, self.model.vocabulary), 1.0)
         return sum(map(len, parts))
 
     def update(self, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int) -> tuple[Terms, str | None]:
@@ -120,6 +124,7 @@ class Trainer:
         before = [parameter.detach().clone() for parameter in parameters]
         torch.manual_seed(self.seeds.of("torch", minute))
         terms = self._steps(chosen, num_rows, _fair_weights(fresh, len(chosen), self.config.user_cap))
+        self.model.count(*followed([lesson for lesson in fresh if lesson.own], self.model.vocabulary), self.config.successors_keep)
         reason = update_refused(self.config.guard, float(terms.loss), before, [parameter.detach() for parameter in parameters])
         if reason is not None:
             LOG.warning("minute %d: update refused: %s", minute, reason)
@@ -168,7 +173,7 @@ class Trainer:
 
     def _maker(self, items_offset: int) -> BatchMaker:
         config = self.model.decoder.config
-        return BatchMaker(self.model.catalogue, self.model.shelf(items_offset), config.history, config.features)
+        return BatchMaker(self.model.catalogue, self.model.shelf(items_offset), config.rows_read, config.features)
 
     def _new_optimizer(self, lr: float) -> torch.optim.Optimizer:
         """Item rows and heads at full step, what all items share slower."""

@@ -9,7 +9,9 @@ import torch
 from models.artifact import Artifact
 from models.content import ContentRule, ItemText
 from models.decoder import Decoder, DecoderConfig
+from models.successors import SuccessorCounts
 from models.tokenizer import Tokenizer, TokenizerConfig
+from models.trie import Trie
 from recsys import publisher
 from recsys.memory import MemoryConfig
 from recsys.publisher import Published
@@ -52,13 +54,16 @@ def small_artifact(
         torch.manual_seed(policy_version)
         codes = [len(centroids) for centroids in tokenizer.centroids]
         weights = Decoder(decoder, codes=codes, content_RC=content_RC, num_kinds=MemoryConfig().num_kinds)
+    retired_N = np.array([name in retired for name in names], bool)
     return Artifact(
         decoder=weights.eval(),
         tokenizer=tokenizer,
         content=content,
         item_ids=tuple(names),
-        retired_N=np.array([name in retired for name in names], bool),
+        retired_N=retired_N,
+        trie=Trie.built(tokenizer.ids_NK, retired_N),
         exposures_R=np.zeros(len(names) + 1, np.float32),
+        followed=SuccessorCounts(),
         facts={
             "policy_version": policy_version,
             "trained_through_ms": 1000 * policy_version if trained_through_ms is None else trained_through_ms,

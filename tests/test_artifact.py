@@ -15,7 +15,9 @@ from models.artifact import FORMAT, MANIFEST, Artifact, BadArtifact, digest_of, 
 from models.content import ContentRule, ItemText
 from models.decoder import Decoder, DecoderConfig
 from models.generate import novelty
+from models.successors import SuccessorCounts
 from models.tokenizer import Tokenizer, TokenizerConfig
+from models.trie import Trie
 
 FILES = ["items.safetensors", "vocabulary.json", "weights.safetensors"]
 PICKLE = b"\x80\x04cos\nsystem\n."
@@ -38,12 +40,17 @@ def random_artifact(seed: int = 0, *, levels: int = 2, num_items: int = 40, vers
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
+    retired_N = random.random(num_items) < 0.2
+    followed = SuccessorCounts()
+    followed.add(*random.integers(0, num_items + 1, (2, 3 * num_items)), np.ones(3 * num_items, np.float32))
     return Artifact(
         decoder=decoder.eval(),
         tokenizer=tokenizer,
         content=content,
         item_ids=tuple(item.item_id for item in items),
-        retired_N=random.random(num_items) < 0.2,
+        retired_N=retired_N,
+        trie=Trie.built(tokenizer.ids_NK, retired_N),
+        followed=followed,
         exposures_R=random.integers(0, 9, num_items + 1).astype(np.float32),
         facts={"policy_version": version, "trained_through_ms": 60_000},
     )
@@ -51,7 +58,7 @@ def random_artifact(seed: int = 0, *, levels: int = 2, num_items: int = 40, vers
 
 def model_of(artifact: Artifact) -> Model:
     alive_R = np.concatenate([[False], ~artifact.retired_N])
-    return Model(artifact.decoder, artifact.trie(), novelty(artifact.exposures_R), alive_R)
+    return Model(artifact.decoder, artifact.trie, novelty(artifact.exposures_R), alive_R, artifact.followed.frozen(len(alive_R)))
 
 
 def flip(path: Path, at: int) -> None:

@@ -11,8 +11,8 @@ from models.decoder import Context
 
 
 def context_of(rows: np.ndarray) -> Context:
-    """The newest rows of (item, kind, gap) as a request has them; one blank row where there are none."""
-    columns = rows[-HISTORY:].T[:, None] if len(rows) else np.zeros((3, 1, 1), np.int64)
+    """The newest rows of (item, kind, gap) as a request has them, with the three that only colour; one blank row where there are none."""
+    columns = rows[-HISTORY - 3 :].T[:, None] if len(rows) else np.zeros((3, 1, 1), np.int64)
     return Context(*columns, np.zeros((1, 1), np.int64))
 
 
@@ -30,7 +30,9 @@ def test_a_kept_memory_is_one_made_anew_and_draws_the_same(seed: int, length: in
         context = context_of(rows[:done])
         kept, fresh = cache.memory(), generator.decoder.memory(context)
         assert cache.num_rows == min(done, HISTORY)
-        for one, other in zip((kept.keys, kept.values, kept.bias), (fresh.keys, fresh.values, fresh.bias), strict=True):
+        for one, other in zip(
+            (kept.keys, kept.values, kept.bias, kept.newest_BD), (fresh.keys, fresh.values, fresh.bias, fresh.newest_BD), strict=True
+        ):
             assert one == pytest.approx(other, abs=1e-6)
     slates = [
         generator.draw(context, request.legal, request.rule, request.uniform_BSU, request.sizes_B, memory=memory) for memory in (kept, None)

@@ -84,7 +84,7 @@ def test_tokens(item: ItemText, tokens: list[str]) -> None:
 
 def test_what_shares_words_is_alike_and_what_does_not_is_not() -> None:
     items = [ItemText("a", "red running shoe"), ItemText("b", "blue running shoe"), ItemText("c", "garden hose")]
-    rule = ContentRule(np.zeros(256, np.float32), np.zeros(256, np.float32))
+    rule = ContentRule.fitted([], 256)
     assert likeness(rule, items[0], items[1]) == pytest.approx(2 / 3, abs=0.15)
     assert likeness(rule, items[0], items[2]) == pytest.approx(0, abs=0.2)
 

@@ -18,6 +18,7 @@ from models.decoder import DecoderConfig
 from models.generate import WAYS, novelty
 from models.objective import ObjectiveConfig, objective
 from models.scoring import Scored
+from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 from recsys.catalogue import Catalogue, Vocabulary, item_key
@@ -283,10 +284,12 @@ def served(seed: int, levels: int) -> Served:
     artifact = Artifact(
         decoder=random_decoder(random, len(now.item_ids), levels, 3),
         tokenizer=Tokenizer(TokenizerConfig(levels=levels), [], ids_NK),
-        content=ContentRule(np.zeros(8, np.float32), np.zeros(8, np.float32)),
+        content=ContentRule.fitted([], 8),
         item_ids=tuple(then.item_ids),
         retired_N=retired_N,
+        trie=Trie.built(ids_NK[:size], retired_N),
         exposures_R=random.integers(0, 9, size + 1).astype(np.float32),
+        followed=SuccessorCounts(),
         facts={"policy_version": 3, "trained_through_ms": 0},
     )
     with torch.no_grad():  # a value head that expects nothing: then the advantage is the reward
@@ -346,7 +349,7 @@ def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, level
     batch = maker.batch(learned, [len(case.artifact.item_ids) + 1] * len(learned))
     assert batch.shown_BS.sum() == sum(len(decision.item_ids) for decision, _ in made) > 8
     exposures_R = np.concatenate([case.artifact.exposures_R, np.zeros(len(alive_R) - len(case.artifact.exposures_R), np.float32)])
-    scored = Scored(case.artifact.decoder, case.artifact.decoder.vectors(len(alive_R)), shelf.trie, novelty(exposures_R))
+    scored = Scored(case.artifact.decoder, case.artifact.decoder.vectors(len(alive_R)), shelf.trie, novelty(exposures_R), Successors.none())
     found = recomputed(scored, maker, learned, len(case.artifact.item_ids) + 1)
     assert found == pytest.approx(batch.logged_BS[batch.shown_BS], abs=1e-4)
 

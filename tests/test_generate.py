@@ -14,6 +14,7 @@ from models.decoder import Context, Decoder, DecoderConfig
 from models.generate import WAYS, Generator, Slates, novelty
 from models.inference import FrozenDecoder, LeafVectors
 from models.scoring import Asked, Scored
+from models.successors import SuccessorCounts, Successors
 from models.trie import Legal, Trie
 from models.walk import Rule
 
@@ -22,6 +23,8 @@ LEVELS = [1, 2, 3, 4]
 EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True)
 
 NOTHING = np.zeros(0, np.int64)
+
+NONE = Successors.none()
 
 seeds = st.integers(0, 2**32 - 1)
 ways = st.sampled_from(WAYS)
@@ -44,10 +47,11 @@ class Model:
     trie: Trie
     novelty_R: np.ndarray
     alive_R: np.ndarray
+    successors: Successors = NONE
 
     @property
     def generator(self) -> Generator:
-        return Generator(self.frozen, self.trie, self.novelty_R)
+        return Generator(self.frozen, self.trie, self.novelty_R, self.successors)
 
     @property
     def frozen(self) -> FrozenDecoder:
@@ -55,7 +59,7 @@ class Model:
 
     @property
     def scored(self) -> Scored:
-        return Scored(self.decoder, self.decoder.vectors(len(self.alive_R)), self.trie, self.novelty_R)
+        return Scored(self.decoder, self.decoder.vectors(len(self.alive_R)), self.trie, self.novelty_R, self.successors)
 
 
 def random_ids(random: np.random.Generator, num_items: int, levels: int, codes: int) -> np.ndarray:
@@ -72,10 +76,13 @@ def random_decoder(random: np.random.Generator, num_items: int, levels: int, cod
     """Every weight random, and the logits far from even but not so far that rare items are never drawn."""
     torch.manual_seed(int(random.integers(2**32)))
     config = DecoderConfig(width=16, layers=2, heads=2, history=HISTORY, max_slots=MAX_SLOTS, gaps=16, features=FEATURES, dropout=dropout)
-    decoder = Decoder(config, codes=[codes] * (levels - 1), content_RC=torch.randn(num_items + 1, 8), num_kinds=NUM_KINDS)
+    content_RC = torch.cat([torch.zeros(1, 8), torch.nn.functional.normalize(torch.randn(num_items, 8))])
+    decoder = Decoder(config, codes=[codes] * (levels - 1), content_RC=content_RC, num_kinds=NUM_KINDS)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
+        for weights in (decoder.repeat, decoder.follow, decoder.match):
+            weights.mul_(0.1)
         decoder.log_scale.copy_(torch.rand(levels) + 0.5)
         decoder.kind.weight[0] = decoder.feature.weight[0] = 0  # a padded entry says nothing
     return decoder.eval()
@@ -86,7 +93,15 @@ def random_model(seed: int, levels: int, num_items: int, *, codes: int = 3, reti
     retired_N = random.random(num_items) < retired
     novelty_R = novelty(random.integers(0, 20, num_items + 1).astype(np.float32))
     decoder = random_decoder(random, num_items, levels, codes)
-    return model_with(decoder, random_ids(random, num_items, levels, codes), retired_N, novelty_R)
+    model = model_with(decoder, random_ids(random, num_items, levels, codes), retired_N, novelty_R)
+    return replace(model, successors=random_successors(random, num_items))
+
+
+def random_successors(random: np.random.Generator, num_items: int) -> Successors:
+    """Some items follow others, up to twice as often as one can count on a hand."""
+    counts = SuccessorCounts()
+    counts.add(*random.integers(0, num_items + 1, (2, 2 * num_items)), random.uniform(0, 10, 2 * num_items).astype(np.float32))
+    return counts.frozen(num_items + 1)
 
 
 def model_with(decoder: Decoder, ids_NK: np.ndarray, retired_N: np.ndarray | None = None, novelty_R: np.ndarray | None = None) -> Model:
@@ -209,7 +224,7 @@ def scores(
     scored, slots_QS = model.scored, np.arange(item_BS.shape[1])
     state_BSD = scored.decoder.states(scored.vectors, requests.context, torch.from_numpy(item_BS))
     before_QS = np.where(slots_QS < at_S[:, None], item_BS[at_B], 0)
-    asked_Q = Asked.of(requests.context, requests.legal, requests.rule).at(at_B)
+    asked_Q = Asked.of(requests.context, requests.legal, requests.rule, model.successors).at(at_B)
     if way == "beam":
         up_to_QS = np.where(slots_QS == at_S[:, None], item_Q[:, None], before_QS)
         return scored.beam_logprobs(state_BSD[at_B, 0], asked_Q, up_to_QS)[np.arange(len(at_B)), at_S]
@@ -374,7 +389,7 @@ def frozen_states(model: Model, context: Context, slate_BS: np.ndarray) -> np.nd
     frozen = model.frozen
     memory, slots, states = frozen.memory(context), frozen.slots(frozen.memory(context), slate_BS.shape[1]), []
     for slot in range(slate_BS.shape[1]):
-        x_BD = frozen.next_input(slate_BS[:, slot - 1], slot) if slot else frozen.first_input(context)
+        x_BD = frozen.next_input(slate_BS[:, slot - 1], slot) if slot else frozen.first_input(memory, context)
         states.append(frozen.state(memory, slots, x_BD, slot))
     return np.stack(states, 1)
 

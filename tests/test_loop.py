@@ -206,7 +206,13 @@ def _recomputed(loop: Loop, decision: Decision, before_offset: int | None = None
     batch = BatchMaker(loop.engine.catalogue, shelf, config.history, config.features).batch([lesson], [shelf.vocabulary.num_rows])
     trie = Trie.built(artifact.tokenizer.ids_NK, artifact.retired_N)
     with torch.no_grad():
-        scored = Scored(artifact.decoder, artifact.decoder.vectors(shelf.vocabulary.num_rows), trie, novelty(artifact.exposures_R))
+        scored = Scored(
+            artifact.decoder,
+            artifact.decoder.vectors(shelf.vocabulary.num_rows),
+            trie,
+            novelty(artifact.exposures_R),
+            artifact.followed.frozen(shelf.vocabulary.num_rows),
+        )
         states = artifact.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
         at_B, at_S = batch.shown_BS.nonzero()
         logprobs = scored.logprobs(states[at_B, at_S], _legal(batch, at_B, at_S), _rule(batch.rule, at_B), batch.slate_BS[at_B, at_S])

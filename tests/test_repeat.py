@@ -48,7 +48,7 @@ def test_every_level_is_moved_by_what_lies_under_each_child(levels: int) -> None
     columns = (item_L[None], kind_L[None], np.zeros((1, 8), np.int64), np.zeros((1, 1), np.int64))
     rule = Rule(*(np.array([value], np.float32) for value in (temperature, 0.0, 0.0)))
     request = replace(freed(one_request(0, model, 1, (1, 0, 0)), model), context=Context(*columns), rule=rule)
-    repeat = model.decoder.repeat.detach().clone()
+    repeat = model.decoder.hint_logits()[0].detach().clone() / 10
     with torch.no_grad():
         model.decoder.repeat.zero_()
         before = probabilities(model, request)
@@ -61,7 +61,7 @@ def test_every_level_is_moved_by_what_lies_under_each_child(levels: int) -> None
     for item, kind, age in zip(item_L, kind_L, age_buckets(8), strict=True):
         if item and kind:
             for level in range(levels):
-                moved[ids[item - 1][: level + 1]] += float(repeat[level, kind, age])
+                moved[ids[item - 1][: level + 1]] += 10 * float(repeat[level, kind, age])
     expected = np.ones(num_items)
     for level in range(levels):
         for parent in {id_[:level] for id_ in ids}:
