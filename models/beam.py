@@ -18,9 +18,8 @@ import numpy.typing as npt
 from models.content import FloatArray
 from models.repeat import Remembered
 from models.trie import BoolArray, Children, CountArray, IntArray, Legal
-from models.walk import Root, Rule, Walker, weights
+from models.walk import DoubleArray, Root, Rule, Walker, weights
 
-DoubleArray = npt.NDArray[np.float64]
 BitArray = npt.NDArray[np.uint64]
 
 LEAST = 1e-300

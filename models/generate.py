@@ -19,7 +19,7 @@ from models.decoder import Context
 from models.inference import FrozenDecoder, Memory
 from models.repeat import Remembered
 from models.trie import CountArray, IntArray, Legal, Trie
-from models.walk import Root, Rule, Walker, weights
+from models.walk import DoubleArray, Root, Rule, Walker, weights
 
 WAYS = ("slot", "beam")
 
@@ -105,7 +105,7 @@ class Generator:
 
     def _draw_slot(
         self, state_BD: FloatArray, root: Root, legal: Legal, rule: Rule, remembered: Remembered | None, uniform_BU: FloatArray
-    ) -> tuple[IntArray, IntArray, FloatArray]:
+    ) -> tuple[IntArray, IntArray, DoubleArray]:
         """One walk for each request: the child of the root, the leaf, and Π p(code). By the model or, where the first number says
         so, evenly over what is legal.
         """
@@ -140,7 +140,7 @@ class Generator:
         return item_A
 
 
-def _passed(sum_BC: FloatArray | CountArray, uniform_B: FloatArray) -> IntArray:
+def _passed(sum_BC: DoubleArray | CountArray, uniform_B: FloatArray) -> IntArray:
     """Where the running sum passes uniform × total, (B,): never at a child that adds nothing to it, unless none adds anything."""
     at_B: IntArray = (sum_BC[:, :-1] <= uniform_B[:, None] * sum_BC[:, -1:]).sum(1)
     return at_B

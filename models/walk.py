@@ -7,12 +7,15 @@ models/scoring.py takes it in torch. Shapes: B requests, Q walks, C children, X 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from models.content import FloatArray
 from models.decoder import Context
 from models.inference import FrozenDecoder
 from models.repeat import Remembered
 from models.trie import Children, CountArray, IntArray, Legal, Trie
+
+DoubleArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ ROWS = """
 __main__
 cli
 bench.commands
-bench bench.loop outcome
+bench bench.loop bench.generate outcome
 loop processes replay report dashboard presets verify
 config
 server learner keeper tally
@@ -41,7 +41,7 @@ DOORS = {
     "grpc_reflection": ["recsys/server.py"],
     "mlflow": ["recsys/publisher.py"],
     "torchrec": ["models/embeddings.py"],
-    "faiss": ["models/tokenizer.py"],
+    "faiss": ["models/tokenizer.py", "recsys/bench/generate.py"],
 }
 """The only files that may import these."""
 
