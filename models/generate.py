@@ -85,23 +85,24 @@ class Generator:
         batch, num_slots = uniform_BSU.shape[:2]
         root, slots = Root.of(legal), decoder.slots(memory, num_slots)
         left_B, x_BD = root.total(), decoder.first_input(memory, context)
-        item_BS, chance_BS = np.zeros((batch, num_slots), np.int64), np.ones((batch, num_slots))
+        leaf_BS, left_BS = np.full((batch, num_slots), -1), np.ones((batch, num_slots), np.int64)
+        product_BS = np.ones((batch, num_slots))
         for slot in range(num_slots):
             drawn_B = (left_B > 0) & (slot < sizes_B)
             if not drawn_B.any():
                 break
             if slot:
-                x_BD = decoder.next_input(item_BS[:, slot - 1], slot)
+                x_BD = decoder.next_input(leaf_BS[:, slot - 1], slot)
             state_BD = decoder.state(memory, slots, x_BD, slot)
-            first_B, leaf_B, product_B = self._draw_slot(state_BD, root, legal, rule, told, uniform_BSU[:, slot])
-            leaf_B = np.where(drawn_B, leaf_B, -1)
-            item_BS[:, slot] = self._items(leaf_B)
-            np.copyto(chance_BS[:, slot], (1 - rule.floor_B) * product_B + rule.floor_B / np.maximum(left_B, 1), where=drawn_B)
+            first_B, leaf_B, product_BS[:, slot] = self._draw_slot(state_BD, root, legal, rule, told, uniform_BSU[:, slot])
+            leaf_BS[:, slot], left_BS[:, slot] = np.where(drawn_B, leaf_B, -1), left_B
             root.count_BC[walks, first_B] -= drawn_B
             if self.trie.levels > 1:  # below the root
-                legal = legal.without(leaf_B[:, None])
+                legal = legal.without(leaf_BS[:, slot : slot + 1])
             left_B = left_B - drawn_B
-        return Slates(item_BS, np.log(chance_BS).astype(np.float32))
+        floor_B1 = rule.floor_B[:, None].astype(np.float64)
+        chance_BS = np.where(leaf_BS >= 0, (1 - floor_B1) * product_BS + floor_B1 / np.maximum(left_BS, 1), 1)
+        return Slates(self._items(leaf_BS), np.log(chance_BS).astype(np.float32))
 
     def _draw_slot(
         self, state_BD: FloatArray, root: Root, legal: Legal, rule: Rule, told: Told | None, uniform_BU: FloatArray
@@ -140,7 +141,7 @@ class Generator:
         return item_A
 
 
-def _passed(sum_BC: FloatArray | CountArray, uniform_B: FloatArray) -> IntArray:
+def _passed(sum_BC: DoubleArray | CountArray, uniform_B: FloatArray) -> IntArray:
     """Where the running sum passes uniform × total, (B,): never at a child that adds nothing to it, unless none adds anything."""
     at_B: IntArray = (sum_BC[:, :-1] <= uniform_B[:, None] * sum_BC[:, -1:]).sum(1)
     return at_B

@@ -155,9 +155,9 @@ class FrozenDecoder:
         total_BD: FloatArray = memory.newest_BD + self.slot[0] + self.feature[context.feature_BX].sum(1)
         return total_BD
 
-    def next_input(self, chosen_B: IntArray, slot: int) -> FloatArray:
-        """See `Decoder.next_input`."""
-        return self.slot[slot] + self.leaves.of_rows(chosen_B) @ self.from_slot
+    def next_input(self, leaf_B: IntArray, slot: int) -> FloatArray:
+        """See `Decoder.next_input`; -1 stands for an item not known here."""
+        return self.slot[slot] + self.leaves.vector_FD[leaf_B] @ self.from_slot
 
     def state(self, memory: Memory, slots: Slots, x_BD: FloatArray, slot: int) -> FloatArray:
         """The state of slot `slot`, (B, D), after those before it; keeps its keys and values in `slots`."""
@@ -171,7 +171,9 @@ class FrozenDecoder:
             read = mixed.reshape(batch, 4 * self.heads, 1, -1)[:, : 2 * self.heads]
             _read(parts, memory, keys[:, :, : slot + 1], values[:, :, : slot + 1], slots.scores, read)
             np.square(np.maximum(inner[:, 4 * width :], 0), out=mixed[:, 2 * width :])
-            x_BD = np.add(x_BD, mixed @ block.outward, dtype=np.float32)
+            moved_BD: FloatArray = mixed @ block.outward
+            moved_BD += x_BD
+            x_BD = moved_BD
         return _unit(x_BD) * self.norm
 
     def query(self, state_QD: FloatArray, prefix: list[CountArray]) -> FloatArray:
@@ -183,7 +185,10 @@ class FrozenDecoder:
                 told_QD = told_QD + told_VD[code_Q]
             weight, bias = self.deeper[level - 1]
             np.square(np.maximum(told_QD, 0, out=told_QD), out=told_QD)
-            state_QD = np.add(state_QD, told_QD @ weight, dtype=np.float32) + bias
+            step_QD = told_QD @ weight
+            step_QD += bias
+            step_QD += state_QD
+            state_QD = step_QD
         length_Q = np.sqrt(np.vecdot(state_QD, state_QD))
         scaled: FloatArray = state_QD * (self.scale[level] / np.maximum(length_Q, 1e-12))[:, None]
         return scaled

@@ -232,7 +232,7 @@ class Legal:
         key_QS = leaf_QS + (np.arange(len(leaf_QS)) * self.chosen.stride)[:, None]
         key_M = np.concatenate([self.chosen.key_M, key_QS[leaf_QS >= 0]])
         key_M.sort()
-        return replace(self, chosen=replace(self.chosen, key_M=key_M))
+        return Legal(self.trie, self.of_Q, self.limited_B, self.allow, self.exclude, Marks(key_M, self.chosen.stride))
 
     def count(self, bound_QX: IntArray | CountArray) -> CountArray:
         """How many legal leaves lie between each two bounds of each walk, (Q, C); one row of bounds stands for all walks."""

@@ -16,7 +16,8 @@ ROWS = """
 __main__
 cli
 bench.commands
-bench bench.loop bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine outcome
+bench bench.loop bench.generate bench.rank bench.train outcome
+bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine
 loop processes replay report dashboard presets verify
 config
 server learner keeper tally
@@ -41,7 +42,7 @@ DOORS = {
     "grpc_reflection": ["recsys/server.py"],
     "mlflow": ["recsys/publisher.py"],
     "torchrec": ["models/embeddings.py"],
-    "faiss": ["models/tokenizer.py"],
+    "faiss": ["models/tokenizer.py", "recsys/bench/generate.py"],
     "transformers": ["recsys/bench/transformers_slates.py"],
     "rectools": ["recsys/bench/rectools_script.py"],
     "pytorch_lightning": ["recsys/bench/rectools_script.py"],
