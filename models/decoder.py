@@ -185,6 +185,9 @@ class Decoder(nn.Module):
         for weight in (self.table.weight, self.kind.weight, self.gap.weight):  # no louder than an item's content
             nn.init.normal_(weight, std=0.02)
         with torch.no_grad():
+            # every slot begins as the first one; what the others do differently is learned
+            self.slot.weight.copy_(self.slot.weight[:1].expand_as(self.slot.weight))
+            self.from_slot.weight.zero_()
             self.kind.weight[0] = self.feature.weight[0] = 0
             self.mix[-1] = 1
         for block in self.blocks:
@@ -273,10 +276,10 @@ class Decoder(nn.Module):
         parts = [said_BLD[:, back : back + item_BL.shape[1]] * weight_D for back, weight_D in enumerate(self.mix)]
         return torch.stack(parts).sum(0)[:, -self.config.history :]
 
-    def first_input(self, memory: Memory, context: Context) -> Tensor:
-        """The input of the first slot, (B, D): the newest row and what the request itself says."""
+    def start(self, memory: Memory, context: Context) -> Tensor:
+        """What every slot's input begins with, (B, D): the newest row and what the request itself says."""
         features_BD: Tensor = self.feature(torch.from_numpy(context.feature_BX)).sum(1)
-        return memory.newest() + self.slot.weight[0] + features_BD
+        return memory.newest() + features_BD
 
     def place_states(self, vectors: Vectors, context: Context) -> Tensor:
         """The first slot's state as of each row of the memory, (B, L, D): what would be asked if that row were the newest.
@@ -296,14 +299,11 @@ class Decoder(nn.Module):
             x_BLD = block(x_BLD, upto, alone=True)
         return normed(x_BLD, self.norm)
 
-    def next_input(self, vectors: Vectors, chosen_BS: Tensor) -> Tensor:
-        """The inputs of slots 1.., (B, S, D), after the items chosen in the slots before them."""
-        return self.slot.weight[1 : chosen_BS.shape[1] + 1] + self.from_slot(F.embedding(chosen_BS, vectors.item_RD))
-
     def states(self, vectors: Vectors, context: Context, slate_BS: Tensor) -> Tensor:
         """States of all slots of known slates, (B, S, D): each sees the context and the slots before it."""
         memory = self.memory(vectors, context)
-        x_BSD = torch.cat([self.first_input(memory, context)[:, None], self.next_input(vectors, slate_BS[:, :-1])], 1)
+        before_BSD = F.pad(self.from_slot(F.embedding(slate_BS[:, :-1], vectors.item_RD)), (0, 0, 1, 0))
+        x_BSD = self.start(memory, context)[:, None] + self.slot.weight[: slate_BS.shape[1]] + before_BSD
         for block in self.blocks:
             x_BSD = block(x_BSD, memory)
         return normed(x_BSD, self.norm)

@@ -65,7 +65,9 @@ class Generator:
         memory = memory or self.decoder.memory(context)
         told = self._walker.told(context)
         if way == "beam":
-            state_BD = self.decoder.state(memory, self.decoder.slots(memory, 1), self.decoder.first_input(memory, context), 0)
+            state_BD = self.decoder.state(
+                memory, self.decoder.slots(memory, 1), self.decoder.slot_input(self.decoder.start(memory, context), 0), 0
+            )
             leaf_BS, logprob_BS, kappa_B = draw_beam(self._walker, state_BD, legal, rule, told, uniform_BSU, sizes_B)
             return Slates(self._items(leaf_BS), logprob_BS, kappa_B)
         return self._draw_slots(context, memory, legal, rule, told, uniform_BSU, sizes_B)
@@ -84,15 +86,14 @@ class Generator:
         decoder, walks = self.decoder, np.arange(len(uniform_BSU))
         batch, num_slots = uniform_BSU.shape[:2]
         root, slots = Root.of(legal), decoder.slots(memory, num_slots)
-        left_B, x_BD = root.total(), decoder.first_input(memory, context)
+        left_B, start_BD = root.total(), decoder.start(memory, context)
         leaf_BS, left_BS = np.full((batch, num_slots), -1), np.ones((batch, num_slots), np.int64)
         product_BS = np.ones((batch, num_slots))
         for slot in range(num_slots):
             drawn_B = (left_B > 0) & (slot < sizes_B)
             if not drawn_B.any():
                 break
-            if slot:
-                x_BD = decoder.next_input(leaf_BS[:, slot - 1], slot)
+            x_BD = decoder.slot_input(start_BD, slot, leaf_BS[:, slot - 1] if slot else None)
             state_BD = decoder.state(memory, slots, x_BD, slot)
             first_B, leaf_B, product_BS[:, slot] = self._draw_slot(state_BD, root, legal, rule, told, uniform_BSU[:, slot])
             leaf_BS[:, slot], left_BS[:, slot] = np.where(drawn_B, leaf_B, -1), left_B

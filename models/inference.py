@@ -150,14 +150,17 @@ class FrozenDecoder:
         scores = np.empty((batch, 2 * heads, max(length, slots)), np.float32)
         return Slots(np.empty(shape, np.float32), np.empty(shape, np.float32), scores)
 
-    def first_input(self, memory: Memory, context: Context) -> FloatArray:
-        """See `Decoder.first_input`."""
-        total_BD: FloatArray = memory.newest_BD + self.slot[0] + self.feature[context.feature_BX].sum(1)
+    def start(self, memory: Memory, context: Context) -> FloatArray:
+        """See `Decoder.start`."""
+        total_BD: FloatArray = memory.newest_BD + self.feature[context.feature_BX].sum(1)
         return total_BD
 
-    def next_input(self, leaf_B: IntArray, slot: int) -> FloatArray:
-        """See `Decoder.next_input`; -1 stands for an item not known here."""
-        return self.slot[slot] + self.leaves.vector_FD[leaf_B] @ self.from_slot
+    def slot_input(self, start_BD: FloatArray, slot: int, leaf_B: IntArray | None = None) -> FloatArray:
+        """The input of a slot, (B, D), after the leaf chosen in the one before it, if any; -1 stands for an item not known here."""
+        x_BD = start_BD + self.slot[slot]
+        if leaf_B is not None:
+            x_BD += self.leaves.vector_FD[leaf_B] @ self.from_slot
+        return x_BD
 
     def state(self, memory: Memory, slots: Slots, x_BD: FloatArray, slot: int) -> FloatArray:
         """The state of slot `slot`, (B, D), after those before it; keeps its keys and values in `slots`."""

@@ -58,6 +58,30 @@ class NextItemDecoder:
             return -self._scored(vectors).logprobs(state_PD, self._asked(remembered), target_P).mean()
         return self._whole_loss(vectors, state_PD, remembered, target_P).mean()
 
+    def slate_loss(self, item_BL: IntArray, later_BT: IntArray, num_slots: int, random: np.random.Generator) -> Tensor:
+        """Mean -log p of what came later, in every slot of slates that the model itself drew, (right or wrong) picks and all.
+
+        Each slot is asked for one of the later items (0 = none) that the slots before it do not hold. So a slot learns what is
+        still worth showing after those picks, not what follows had they been taken.
+        """
+        later_BT, scores_BR = later_BT.copy(), self.scores(item_BL)
+        noise_BR = random.gumbel(size=scores_BR.shape).astype(np.float32)
+        slate_BS = np.argsort(-(scores_BR + noise_BR), axis=1)[:, :num_slots]
+        vectors = self.decoder.vectors(self.trie.num_items + 1)
+        state_BSD = self.decoder.states(vectors, context_of(item_BL), torch.from_numpy(slate_BS))
+        asked = self._asked(Remembered.of(context_of(item_BL), self.trie, self.successors))
+        losses = []
+        for slot in range(num_slots):
+            chance_BT = random.random(later_BT.shape) * (later_BT > 0)
+            at_B = np.flatnonzero(later_BT.any(1))
+            target_Q = later_BT[at_B, chance_BT[at_B].argmax(1)]
+            before_QS = self.trie.leaf_of_item[slate_BS[at_B, :slot]].astype(np.int64)
+            losses.append(
+                -self._scored(vectors).logprobs(state_BSD[torch.from_numpy(at_B), slot], asked.at(at_B).without(before_QS), target_Q)
+            )
+            later_BT[later_BT == slate_BS[:, slot : slot + 1]] = 0
+        return torch.cat(losses).mean()
+
     def weighing_loss(self, item_BL: IntArray, target_B: IntArray) -> Tensor:
         """See NextItemModel."""
         with torch.no_grad():

@@ -19,7 +19,7 @@ from models.successors import SuccessorCounts
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 
-FILES = ["items.safetensors", "vocabulary.json", "weights.safetensors"]
+FILES = ["items.safetensors", "trie.safetensors", "vocabulary.json", "weights.safetensors"]
 PICKLE = b"\x80\x04cos\nsystem\n."
 """The beginning of one that would run something."""
 
@@ -169,7 +169,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path, name: str) -> None
         read(tmp_path / "7")
 
 
-@pytest.mark.parametrize("name", ["model.pkl", "trie.safetensors", ".hidden"])
+@pytest.mark.parametrize("name", ["model.pkl", "index.safetensors", ".hidden"])
 def test_a_file_that_is_no_part_of_a_version_is_refused_whether_the_manifest_names_it_or_not(tmp_path: Path, name: str) -> None:
     write(random_artifact(), tmp_path / "7")
     (tmp_path / "7" / name).write_bytes(PICKLE)
@@ -182,7 +182,7 @@ def test_a_file_that_is_no_part_of_a_version_is_refused_whether_the_manifest_nam
         read(tmp_path / "7")
 
 
-@pytest.mark.parametrize("name", ["items.safetensors", "weights.safetensors"])
+@pytest.mark.parametrize("name", ["items.safetensors", "trie.safetensors", "weights.safetensors"])
 @pytest.mark.parametrize("broken", [PICKLE, b"", b"\xff" * 64])
 def test_what_is_no_safetensors_is_refused_though_the_manifest_vouches_for_it(tmp_path: Path, name: str, broken: bytes) -> None:
     write(random_artifact(), tmp_path / "7")
@@ -205,6 +205,9 @@ def test_what_is_no_safetensors_is_refused_though_the_manifest_vouches_for_it(tm
         ("items", lambda a: a | {"exposures": a["exposures"][1:]}, "number of exposures is 40; .* make it 41"),
         ("items", lambda a: a | {"centroids.0": a["centroids.0"][1:]}, r"number of centroids is \[3\]"),
         ("items", lambda a: {key: a[key] for key in a if key != "text_mean"}, "text_mean"),
+        ("trie", lambda a: a | {"codes.0": a["codes.0"][::-1]}, "the trie is of another version"),
+        ("trie", lambda a: a | {"item_of_leaf": a["item_of_leaf"][::-1]}, "the trie is of another version"),
+        ("trie", lambda a: {key: a[key] for key in a if key != "alive"}, "alive"),
         ("weights", lambda a: a | {"content_RC": np.concatenate([a["content_RC"]] * 2)}, "rows of the weights is 2048; .* make it 1024"),
         ("weights", lambda a: a | {"leaf_bias": a["leaf_bias"][1:]}, "leaf_bias"),
         ("weights", lambda a: {key: a[key] for key in a if key != "nothing"}, "nothing"),

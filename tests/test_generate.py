@@ -389,7 +389,8 @@ def frozen_states(model: Model, context: Context, slate_BS: np.ndarray) -> np.nd
     frozen = model.frozen
     memory, slots, states = frozen.memory(context), frozen.slots(frozen.memory(context), slate_BS.shape[1]), []
     for slot in range(slate_BS.shape[1]):
-        x_BD = frozen.next_input(model.trie.leaf_of_item[slate_BS[:, slot - 1]], slot) if slot else frozen.first_input(memory, context)
+        before_B = model.trie.leaf_of_item[slate_BS[:, slot - 1]] if slot else None
+        x_BD = frozen.slot_input(frozen.start(memory, context), slot, before_B)
         states.append(frozen.state(memory, slots, x_BD, slot))
     return np.stack(states, 1)
 

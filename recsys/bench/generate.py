@@ -196,7 +196,7 @@ def _ivf(subject: Subject, runs: int) -> dict[str, float]:
     def slate() -> FloatArray:
         context = contexts[int(random.integers(len(contexts)))]
         memory = decoder.memory(context)
-        state_1D = decoder.state(memory, decoder.slots(memory, 1), decoder.first_input(memory, context), 0)
+        state_1D = decoder.state(memory, decoder.slots(memory, 1), decoder.slot_input(decoder.start(memory, context), 0), 0)
         _, found = index.search(state_1D, CANDIDATES)
         item_AD = leaves.vector_FD[found[0]]
         both_A2D = np.concatenate([np.broadcast_to(state_1D, item_AD.shape), item_AD], 1)
