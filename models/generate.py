@@ -17,9 +17,8 @@ from models.beam import draw_beam
 from models.content import FloatArray
 from models.decoder import Context
 from models.inference import FrozenDecoder, Memory
-from models.repeat import Remembered
 from models.trie import CountArray, IntArray, Legal, Trie
-from models.walk import DoubleArray, Root, Rule, Walker, weights
+from models.walk import Asked, DoubleArray, Root, Rule, Walker, weights
 
 WAYS = ("slot", "beam")
 
@@ -63,27 +62,17 @@ class Generator:
         and values of the context again.
         """
         memory = memory or self.decoder.memory(context)
-        remembered = self._walker.remembered(context)
+        asked = Asked.of(legal, rule, self._walker.remembered(context))
         if way == "beam":
             state_BD = self.decoder.state(memory, self.decoder.slots(memory, 1), self.decoder.first_input(context), 0)
-            leaf_BS, logprob_BS, kappa_B = draw_beam(self._walker, state_BD, legal, rule, remembered, uniform_BSU, sizes_B)
+            leaf_BS, logprob_BS, kappa_B = draw_beam(self._walker, state_BD, asked, uniform_BSU, sizes_B)
             return Slates(self._items(leaf_BS), logprob_BS, kappa_B)
-        return self._draw_slots(context, memory, legal, rule, remembered, uniform_BSU, sizes_B)
+        return self._draw_slots(context, memory, asked, uniform_BSU, sizes_B)
 
-    def _draw_slots(
-        self,
-        context: Context,
-        memory: Memory,
-        legal: Legal,
-        rule: Rule,
-        remembered: Remembered | None,
-        uniform_BSU: FloatArray,
-        sizes_B: IntArray,
-    ) -> Slates:
+    def _draw_slots(self, context: Context, memory: Memory, asked: Asked, uniform_BSU: FloatArray, sizes_B: IntArray) -> Slates:
         """Slot by slot: each slot sees those before it, and their items are not legal again."""
-        decoder, walks = self.decoder, np.arange(len(uniform_BSU))
-        batch, num_slots = uniform_BSU.shape[:2]
-        root, slots = Root.of(legal), decoder.slots(memory, num_slots)
+        decoder, walks, (batch, num_slots) = self.decoder, asked.of_Q, uniform_BSU.shape[:2]
+        root, slots = Root.of(asked.legal), decoder.slots(memory, num_slots)
         left_B, x_BD = root.total(), decoder.first_input(context)
         leaf_BS, left_BS = np.full((batch, num_slots), -1), np.ones((batch, num_slots), np.int64)
         product_BS = np.ones((batch, num_slots))
@@ -94,24 +83,22 @@ class Generator:
             if slot:
                 x_BD = decoder.next_input(leaf_BS[:, slot - 1], slot)
             state_BD = decoder.state(memory, slots, x_BD, slot)
-            first_B, leaf_B, product_BS[:, slot] = self._draw_slot(state_BD, root, legal, rule, remembered, uniform_BSU[:, slot])
+            first_B, leaf_B, product_BS[:, slot] = self._draw_slot(state_BD, root, asked, uniform_BSU[:, slot])
             leaf_BS[:, slot], left_BS[:, slot] = np.where(drawn_B, leaf_B, -1), left_B
             root.count_BC[walks, first_B] -= drawn_B
             if self.trie.levels > 1:  # below the root
-                legal = legal.without(leaf_BS[:, slot : slot + 1])
+                asked = asked.without(leaf_BS[:, slot : slot + 1])
             left_B = left_B - drawn_B
-        floor_B1 = rule.floor_B[:, None].astype(np.float64)
+        floor_B1 = asked.rule.floor_B[:, None].astype(np.float64)
         chance_BS = np.where(leaf_BS >= 0, (1 - floor_B1) * product_BS + floor_B1 / np.maximum(left_BS, 1), 1)
         return Slates(self._items(leaf_BS), np.log(chance_BS).astype(np.float32))
 
-    def _draw_slot(
-        self, state_BD: FloatArray, root: Root, legal: Legal, rule: Rule, remembered: Remembered | None, uniform_BU: FloatArray
-    ) -> tuple[IntArray, IntArray, DoubleArray]:
+    def _draw_slot(self, state_BD: FloatArray, root: Root, asked: Asked, uniform_BU: FloatArray) -> tuple[IntArray, IntArray, DoubleArray]:
         """One walk for each request: the child of the root, the leaf, and Π p(code). By the model or, where the first number says
         so, evenly over what is legal.
         """
-        trie, walks = self.trie, np.arange(len(state_BD))
-        evenly_B = uniform_BU[:, 0] < rule.floor_B
+        trie, walks = self.trie, asked.of_Q
+        evenly_B = uniform_BU[:, 0] < asked.rule.floor_B
         some_evenly = bool(evenly_B.any())
         first_B = node_B = np.zeros(len(walks), np.int64)
         product_B = np.ones(len(walks))
@@ -121,8 +108,8 @@ class Generator:
             if level:
                 prefix.append(trie.codes[level - 1][node_B])
                 children = trie.children(node_B, level)
-                count_BC = legal.count(children.bound_QX)
-            logits_BC = self._walker.logits(state_BD, node_B, children, prefix, rule, remembered, walks)
+                count_BC = asked.legal.count(children.bound_QX)
+            logits_BC = self._walker.logits(state_BD, node_B, children, prefix, asked)
             weight_BC = weights(logits_BC, count_BC)
             sum_BC = weight_BC.cumsum(1, dtype=np.float64)
             at_B = _passed(sum_BC, uniform_BU[:, level + 1])

@@ -3,7 +3,7 @@
 Shapes: B requests, S slots, Q walks to one item each, C children, D width, R item rows, V codes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,36 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.content import FloatArray
-from models.decoder import Context, Decoder, Vectors
-from models.repeat import Remembered
-from models.trie import Children, CountArray, IntArray, Legal, Trie
-from models.walk import Rule
+from models.decoder import Decoder, Vectors
+from models.trie import Children, CountArray, IntArray, Trie
+from models.walk import Asked, Rule
 
 NEVER = -1e30
 """A log-probability of nothing whose gradient is 0 and not nan."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What Q walks may be given and by which rule, and the memory of the request that each is for."""
-
-    legal: Legal
-    rule: Rule
-    remembered: Remembered
-    of_Q: IntArray
-
-    @staticmethod
-    def of(context: Context, legal: Legal, rule: Rule) -> "Asked":
-        """One walk a request."""
-        return Asked(legal, rule, Remembered.of(context, legal.trie), np.arange(len(context.item_BL)))
-
-    def at(self, at_Q: IntArray) -> "Asked":
-        """Other walks for the same requests."""
-        return Asked(self.legal.at(at_Q), self.rule.at(at_Q), self.remembered, self.of_Q[at_Q])
-
-    def without(self, leaf_QS: IntArray) -> "Asked":
-        """Without these leaves of each walk; see Legal."""
-        return replace(self, legal=self.legal.without(leaf_QS))
 
 
 @dataclass(frozen=True)
@@ -123,6 +99,8 @@ class Scored:
             logits_QC = self.decoder.code_logits(self.vectors, query_QD, level).gather(1, codes_QC.expand(len(state_QD), -1))
         else:
             logits_QC = self._leaf_logits(query_QD, asked.rule, children)
+        if asked.remembered is None:
+            return logits_QC
         hits = asked.remembered.hits(level, asked.of_Q, node_Q, np.broadcast_to(children.start_Q, len(node_Q)))
         kind_H, age_H = asked.remembered.kind_BL[hits.request_H, hits.row_H], asked.remembered.age_L[hits.row_H]
         place = (torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H))
