@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.content import FloatArray
-from models.trie import BoolArray, Children, CountArray, IntArray, Legal
-from models.walk import DoubleArray, Root, Rule, Told, Walker, weights
+from models.trie import BoolArray, Children, CountArray, IntArray, Trie
+from models.walk import DoubleArray, Root, Walker, Wanted, weights
 
 BitArray = npt.NDArray[np.uint64]
 
@@ -35,90 +35,93 @@ class _Beams:
     """Π p(code) so far."""
     prefix: list[CountArray]
     """Codes so far, (B, J) by level."""
+    walk_BJ: IntArray
+    """From which walk of the level above each came, and as which child."""
+    child_BJ: IntArray
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What Q walks, one for each beam that is alive, see of the children of their nodes."""
+
+    of_Q: IntArray
+    beam_Q: IntArray
+    children: Children
+    product_QC: DoubleArray
+    chance_QC: DoubleArray
 
 
 @dataclass(frozen=True)
 class _Level:
-    """What one level looked like from above, kept for what was not chosen there."""
+    """What was seen at one level, kept for what was not chosen there, and what was chosen."""
 
-    chance_QC: DoubleArray
-    of_Q: IntArray
-    beam_Q: IntArray
-    walk_BJ: IntArray
-    """From which walk each beam below came, and as which child."""
-    child_BJ: IntArray
+    seen: _Look
+    beams: _Beams
 
 
 def draw_beam(
-    walker: Walker,
-    state_BD: FloatArray,
-    legal: Legal,
-    rule: Rule,
-    told: Told | None,
-    uniform_BSU: FloatArray,
-    sizes_B: IntArray,
+    walker: Walker, state_BD: FloatArray, asked: Wanted, uniform_BSU: FloatArray, sizes_B: IntArray
 ) -> tuple[IntArray, FloatArray, FloatArray]:
     """Leaves (B, S), -1 behind the last; the log-probability of each slot after those before it; log κ (B,).
 
     The first two of each request's numbers seed its clocks, one for each node: they depend on nothing else in the batch.
     """
-    num_slots, root = uniform_BSU.shape[1], Root.of(legal)
+    num_slots, root = uniform_BSU.shape[1], Root.of(asked.legal)
     seed_B, left_B = _seeds(uniform_BSU[:, 0]), root.total()
     start_B1 = np.where(left_B > 0, _exponential(seed_B, np.zeros(1, np.int64)), np.inf)[:, None]
-    beams = _Beams(start_B1, np.zeros(start_B1.shape, np.int64), np.ones(start_B1.shape), [])
+    nowhere_B1 = np.zeros(start_B1.shape, np.int64)
+    beams = _Beams(start_B1, nowhere_B1, np.ones(start_B1.shape), [], nowhere_B1, nowhere_B1)
     levels: list[_Level] = []
     first_clock = 1
     for level in range(walker.trie.levels):
-        beams, seen = _descend(walker, state_BD, legal, root, rule, told, beams, seed_B, first_clock, num_slots + 1)
-        levels.append(seen)
+        seen = _look(walker, state_BD, asked, root, beams)
+        time_QC = _times(beams.time_BJ[seen.of_Q, seen.beam_Q], seen.chance_QC, _clocks(seed_B[seen.of_Q], seen.children, first_clock))
+        beams = _first(walker.trie, beams, seen, time_QC, num_slots + 1)
+        levels.append(_Level(seen, beams))
         first_clock += int(walker.trie.starts[level][-1])
     return _slates(beams, levels, sizes_B, num_slots)
 
 
-def _descend(
-    walker: Walker,
-    state_BD: FloatArray,
-    legal: Legal,
-    root: Root,
-    rule: Rule,
-    told: Told | None,
-    beams: _Beams,
-    seed_B: BitArray,
-    first_clock: int,
-    keep: int,
-) -> tuple[_Beams, _Level]:
-    """From the beams of one level to the first `keep` to ring among all their children."""
-    trie, level, (batch, num_beams) = walker.trie, len(beams.prefix), beams.time_BJ.shape
+def _look(walker: Walker, state_BD: FloatArray, asked: Wanted, root: Root, beams: _Beams) -> _Look:
+    level = len(beams.prefix)
     of_Q, beam_Q = np.isfinite(beams.time_BJ).nonzero()
-    node_Q, rule_Q, left_Q = beams.node_BJ[of_Q, beam_Q], rule.at(of_Q), root.total()[of_Q]
-    children, count_QC = root.children, root.count_BC[of_Q]
+    node_Q, asked_Q = beams.node_BJ[of_Q, beam_Q], asked.at(of_Q)
     if level:
-        children = trie.children(node_Q, level)
-        count_QC = legal.at(of_Q).count(children.bound_QX)
+        children = walker.trie.children(node_Q, level)
+        count_QC = asked_Q.legal.count(children.bound_QX)
+    else:
+        children, count_QC = root.children, root.count_BC[of_Q]
     prefix = [codes_BJ[of_Q, beam_Q] for codes_BJ in beams.prefix]
-    logits_QC = walker.logits(state_BD[of_Q], node_Q, children, prefix, rule_Q, told, of_Q)
-    weight_QC = weights(logits_QC.astype(np.float64), count_QC)
-    weight_QC *= (beams.product_BJ[of_Q, beam_Q] / weight_QC.sum(1))[:, None]
-    floor_Q1 = rule_Q.floor_B[:, None].astype(np.float64)
-    chance_QC = np.maximum((1 - floor_Q1) * weight_QC + floor_Q1 / left_Q[:, None] * count_QC, LEAST) * (count_QC > 0)
-    time_QC = _times(beams.time_BJ[of_Q, beam_Q], chance_QC, _clocks(seed_B[of_Q], children, first_clock))
+    logits_QC = walker.logits(state_BD[of_Q], node_Q, children, prefix, asked_Q)
+    product_QC: DoubleArray = weights(logits_QC.astype(np.float64), count_QC)
+    product_QC *= (beams.product_BJ[of_Q, beam_Q] / product_QC.sum(1))[:, None]
+    floor_Q1 = asked_Q.rule.floor_B[:, None].astype(np.float64)
+    chance_QC = (1 - floor_Q1) * product_QC + floor_Q1 / root.total()[of_Q, None] * count_QC
+    return _Look(of_Q, beam_Q, children, product_QC, np.maximum(chance_QC, LEAST) * (count_QC > 0))
 
-    num_children = time_QC.shape[1]
+
+def _first(trie: Trie, above: _Beams, seen: _Look, time_QC: DoubleArray, keep: int) -> _Beams:
+    """The first `keep` to ring among the children of all beams of a request."""
+    level, (batch, num_beams), num_children = len(above.prefix), above.time_BJ.shape, time_QC.shape[1]
     time_BJC = np.full((batch, num_beams, num_children), np.inf)
-    time_BJC[of_Q, beam_Q] = time_QC
-    time_BJ, at_BJ = _first(time_BJC.reshape(batch, -1), keep)
+    time_BJC[seen.of_Q, seen.beam_Q] = time_QC
+    time_BT = time_BJC.reshape(batch, -1)
+    at_BJ = np.argpartition(time_BT, keep - 1, 1)[:, :keep] if keep < time_BT.shape[1] else np.indices(time_BT.shape)[1]
+    at_BJ = np.take_along_axis(at_BJ, np.take_along_axis(time_BT, at_BJ, 1).argsort(1, kind="stable"), 1)
+    time_BJ = np.take_along_axis(time_BT, at_BJ, 1)
+    from_BJ, child_BJ = np.divmod(at_BJ, max(num_children, 1))
     walk_BJ = np.zeros((batch, num_beams), np.int64)
-    walk_BJ[of_Q, beam_Q] = np.arange(len(of_Q))
-    walk_BJ, child_BJ = np.take_along_axis(walk_BJ, at_BJ // max(num_children, 1), 1), at_BJ % max(num_children, 1)
+    walk_BJ[seen.of_Q, seen.beam_Q] = np.arange(len(seen.of_Q))
+    walk_BJ = np.take_along_axis(walk_BJ, from_BJ, 1)
     alive_BJ = np.isfinite(time_BJ)
-    below_BJ, product_BJ = np.zeros(at_BJ.shape, np.int64), np.zeros(at_BJ.shape)
     walk_P, child_P = walk_BJ[alive_BJ], child_BJ[alive_BJ]
-    below_BJ[alive_BJ] = np.broadcast_to(children.start_Q, len(of_Q))[walk_P] + child_P
-    product_BJ[alive_BJ] = weight_QC[walk_P, child_P]
-    codes = [np.take_along_axis(codes_BJ, at_BJ // max(num_children, 1), 1) for codes_BJ in beams.prefix]
+    node_BJ, product_BJ = np.zeros(at_BJ.shape, np.int64), np.zeros(at_BJ.shape)
+    node_BJ[alive_BJ] = np.broadcast_to(seen.children.start_Q, len(seen.of_Q))[walk_P] + child_P
+    product_BJ[alive_BJ] = seen.product_QC[walk_P, child_P]
+    prefix = [np.take_along_axis(codes_BJ, from_BJ, 1) for codes_BJ in above.prefix]
     if level + 1 < trie.levels:
-        codes.append(trie.codes[level][below_BJ])
-    return _Beams(time_BJ, below_BJ, product_BJ, codes), _Level(chance_QC, of_Q, beam_Q, walk_BJ, child_BJ)
+        prefix.append(trie.codes[level][node_BJ])
+    return _Beams(time_BJ, node_BJ, product_BJ, prefix, walk_BJ, child_BJ)
 
 
 def _clocks(seed_Q: BitArray, children: Children, first_clock: int) -> DoubleArray:
@@ -131,18 +134,6 @@ def _times(time_Q: DoubleArray, chance_QC: DoubleArray, clock_QC: DoubleArray) -
     """When each child rings first, given when the first of them does; inf for a child that is not legal."""
     wait_QC = np.divide(clock_QC, chance_QC, out=np.full(chance_QC.shape, np.inf), where=chance_QC > 0)
     return time_Q[:, None] + (wait_QC - wait_QC.min(1, keepdims=True, initial=np.inf))
-
-
-def _first(time_BT: DoubleArray, keep: int) -> tuple[DoubleArray, IntArray]:
-    """The least `keep` times of each request in order, and their places."""
-    at_BJ = (
-        np.argpartition(time_BT, keep - 1, 1)[:, :keep]
-        if keep < time_BT.shape[1]
-        else np.arange(time_BT.shape[1])[None].repeat(len(time_BT), 0)
-    )
-    order_BJ = np.take_along_axis(time_BT, at_BJ, 1).argsort(1, kind="stable")
-    at_BJ = np.take_along_axis(at_BJ, order_BJ, 1)
-    return np.take_along_axis(time_BT, at_BJ, 1), at_BJ
 
 
 def _slates(beams: _Beams, levels: list[_Level], sizes_B: IntArray, num_slots: int) -> tuple[IntArray, FloatArray, FloatArray]:
@@ -169,9 +160,10 @@ def _chances(levels: list[_Level], drawn_BJ: BoolArray) -> tuple[DoubleArray, Do
     at_B, at_J = drawn_BJ.nonzero()
     rest_B, chance_BJ = np.zeros(len(drawn_BJ)), np.zeros(drawn_BJ.shape)
     beam_P = at_J
-    for seen in reversed(levels):
-        walk_P, child_P = seen.walk_BJ[at_B, beam_P], seen.child_BJ[at_B, beam_P]
-        if seen is levels[-1]:
+    for level in reversed(levels):
+        seen = level.seen
+        walk_P, child_P = level.beams.walk_BJ[at_B, beam_P], level.beams.child_BJ[at_B, beam_P]
+        if level is levels[-1]:
             chance_BJ[at_B, at_J] = seen.chance_QC[walk_P, child_P]
         beside_QC = seen.chance_QC.copy()
         beside_QC[walk_P, child_P] = 0

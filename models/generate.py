@@ -19,7 +19,7 @@ from models.decoder import Context
 from models.inference import FrozenDecoder, Memory
 from models.successors import Successors
 from models.trie import CountArray, IntArray, Legal, Trie
-from models.walk import DoubleArray, Root, Rule, Told, Walker, weights
+from models.walk import DoubleArray, Root, Rule, Walker, Wanted, weights
 
 WAYS = ("slot", "beam")
 
@@ -63,29 +63,18 @@ class Generator:
         and values of the context again.
         """
         memory = memory or self.decoder.memory(context)
-        told = self._walker.told(context)
+        asked = self._walker.asked(legal, rule, context)
         if way == "beam":
-            state_BD = self.decoder.state(
-                memory, self.decoder.slots(memory, 1), self.decoder.slot_input(self.decoder.start(memory, context), 0), 0
-            )
-            leaf_BS, logprob_BS, kappa_B = draw_beam(self._walker, state_BD, legal, rule, told, uniform_BSU, sizes_B)
+            first_BD = self.decoder.slot_input(self.decoder.start(memory, context), 0)
+            state_BD = self.decoder.state(memory, self.decoder.slots(memory, 1), first_BD, 0)
+            leaf_BS, logprob_BS, kappa_B = draw_beam(self._walker, state_BD, asked, uniform_BSU, sizes_B)
             return Slates(self._items(leaf_BS), logprob_BS, kappa_B)
-        return self._draw_slots(context, memory, legal, rule, told, uniform_BSU, sizes_B)
+        return self._draw_slots(context, memory, asked, uniform_BSU, sizes_B)
 
-    def _draw_slots(
-        self,
-        context: Context,
-        memory: Memory,
-        legal: Legal,
-        rule: Rule,
-        told: Told | None,
-        uniform_BSU: FloatArray,
-        sizes_B: IntArray,
-    ) -> Slates:
+    def _draw_slots(self, context: Context, memory: Memory, asked: Wanted, uniform_BSU: FloatArray, sizes_B: IntArray) -> Slates:
         """Slot by slot: each slot sees those before it, and their items are not legal again."""
-        decoder, walks = self.decoder, np.arange(len(uniform_BSU))
-        batch, num_slots = uniform_BSU.shape[:2]
-        root, slots = Root.of(legal), decoder.slots(memory, num_slots)
+        decoder, walks, (batch, num_slots) = self.decoder, asked.of_Q, uniform_BSU.shape[:2]
+        root, slots = Root.of(asked.legal), decoder.slots(memory, num_slots)
         left_B, start_BD = root.total(), decoder.start(memory, context)
         leaf_BS, left_BS = np.full((batch, num_slots), -1), np.ones((batch, num_slots), np.int64)
         product_BS = np.ones((batch, num_slots))
@@ -95,24 +84,22 @@ class Generator:
                 break
             x_BD = decoder.slot_input(start_BD, slot, leaf_BS[:, slot - 1] if slot else None)
             state_BD = decoder.state(memory, slots, x_BD, slot)
-            first_B, leaf_B, product_BS[:, slot] = self._draw_slot(state_BD, root, legal, rule, told, uniform_BSU[:, slot])
+            first_B, leaf_B, product_BS[:, slot] = self._draw_slot(state_BD, root, asked, uniform_BSU[:, slot])
             leaf_BS[:, slot], left_BS[:, slot] = np.where(drawn_B, leaf_B, -1), left_B
             root.count_BC[walks, first_B] -= drawn_B
             if self.trie.levels > 1:  # below the root
-                legal = legal.without(leaf_BS[:, slot : slot + 1])
+                asked = asked.without(leaf_BS[:, slot : slot + 1])
             left_B = left_B - drawn_B
-        floor_B1 = rule.floor_B[:, None].astype(np.float64)
+        floor_B1 = asked.rule.floor_B[:, None].astype(np.float64)
         chance_BS = np.where(leaf_BS >= 0, (1 - floor_B1) * product_BS + floor_B1 / np.maximum(left_BS, 1), 1)
         return Slates(self._items(leaf_BS), np.log(chance_BS).astype(np.float32))
 
-    def _draw_slot(
-        self, state_BD: FloatArray, root: Root, legal: Legal, rule: Rule, told: Told | None, uniform_BU: FloatArray
-    ) -> tuple[IntArray, IntArray, DoubleArray]:
+    def _draw_slot(self, state_BD: FloatArray, root: Root, asked: Wanted, uniform_BU: FloatArray) -> tuple[IntArray, IntArray, DoubleArray]:
         """One walk for each request: the child of the root, the leaf, and Π p(code). By the model or, where the first number says
         so, evenly over what is legal.
         """
-        trie, walks = self.trie, np.arange(len(state_BD))
-        evenly_B = uniform_BU[:, 0] < rule.floor_B
+        trie, walks = self.trie, asked.of_Q
+        evenly_B = uniform_BU[:, 0] < asked.rule.floor_B
         some_evenly = bool(evenly_B.any())
         first_B = node_B = np.zeros(len(walks), np.int64)
         product_B = np.ones(len(walks))
@@ -122,8 +109,8 @@ class Generator:
             if level:
                 prefix.append(trie.codes[level - 1][node_B])
                 children = trie.children(node_B, level)
-                count_BC = legal.count(children.bound_QX)
-            logits_BC = self._walker.logits(state_BD, node_B, children, prefix, rule, told, walks)
+                count_BC = asked.legal.count(children.bound_QX)
+            logits_BC = self._walker.logits(state_BD, node_B, children, prefix, asked)
             weight_BC = weights(logits_BC, count_BC)
             sum_BC = weight_BC.cumsum(1, dtype=np.float64)
             at_B = _passed(sum_BC, uniform_BU[:, level + 1])

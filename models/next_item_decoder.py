@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from models.content import FloatArray
 from models.decoder import Context, Decoder, Vectors
 from models.repeat import Remembered
-from models.scoring import Asked, Scored
+from models.scoring import Scored, Wanted
 from models.softmax_loss import ExtraLogits, softmax_loss
 from models.successors import ACT, Successors
 from models.trie import IntArray, Legal, Trie
-from models.walk import Rule
+from models.walk import Asked, Rule
 
 NUM_KINDS = ACT + 1
 """Blank, shown, and the one kind that a sequence has: the user did something with the item."""
@@ -106,12 +106,12 @@ class NextItemDecoder:
         leaf_P = torch.from_numpy(trie.leaf_of_item[target_P].astype(np.int64))
         return softmax_loss(decoder.query(state_PD, []), vectors.leaf_RD[row_F], decoder.leaf_bias[row_F], extra, leaf_P, self.dtype)
 
-    def _asked(self, remembered: Remembered) -> Asked:
+    def _asked(self, remembered: Remembered) -> Wanted:
         """One walk a place, everything allowed, nothing added."""
         places = len(remembered.item_BL)
         one_P, nothing = np.ones(places, np.float32), np.zeros(0, np.int64)
         legal = Legal.of(self.trie, [nothing] * places, [None] * places)
-        return Asked(legal, Rule(one_P, 0 * one_P, 0 * one_P), remembered, np.arange(places))
+        return Asked.of(legal, Rule(one_P, 0 * one_P, 0 * one_P), remembered)
 
     @torch.no_grad()
     def scores(self, item_BL: IntArray) -> FloatArray:

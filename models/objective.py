@@ -14,9 +14,9 @@ from torch import Tensor
 from models.content import FloatArray
 from models.decoder import Context
 from models.losses import POLICY_LOSSES, effective_share, leave_one_out, value_loss
-from models.scoring import Asked, Scored
+from models.scoring import Scored
 from models.trie import BoolArray, IntArray, Legal
-from models.walk import Rule
+from models.walk import Asked, Rule
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig) -> Terms:
     weight_Q = torch.from_numpy(batch.weight_B[at_B])
 
     value_Q = scored.decoder.value_logits(scored.vectors, state_QD, torch.from_numpy(item_Q))
-    logprob_Q = _logprobs(scored, batch, state_BSD, at_B, at_S)
+    logprob_Q = shown_logprobs(scored, batch, state_BSD)
     baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]
     baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * value_Q.detach().sigmoid()
     advantage_Q = reward_Q - baseline_Q
@@ -98,9 +98,10 @@ def _mean(loss_Q: Tensor) -> Tensor:
     return loss_Q.sum() / max(len(loss_Q), 1)
 
 
-def _logprobs(scored: Scored, batch: Batch, state_BSD: Tensor, at_B: IntArray, at_S: IntArray) -> Tensor:
-    """Log π of the shown slots, (Q,), each by the way in which its slate was drawn."""
-    asked = Asked.of(batch.context, batch.legal, batch.rule, scored.successors)
+def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor) -> Tensor:
+    """Log π of the shown slots, (Q,), with gradient: each by the way in which its slate was drawn."""
+    at_B, at_S = batch.shown_BS.nonzero()
+    asked = Asked.of(batch.legal, batch.rule, scored.remembered(batch.context))
     beams = np.flatnonzero(batch.beam_B)
     slot_Q = ~batch.beam_B[at_B]
     slot_B, slot_S = at_B[slot_Q], at_S[slot_Q]

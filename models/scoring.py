@@ -3,7 +3,7 @@
 Shapes: B requests, S slots, Q walks to one item each, C children, D width, R item rows, V codes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,34 +15,13 @@ from models.content import FloatArray
 from models.decoder import Context, Decoder, Vectors, node_contents
 from models.repeat import Remembered
 from models.successors import Successors
-from models.trie import Children, CountArray, IntArray, Legal, Trie
-from models.walk import Rule
+from models.trie import Children, CountArray, IntArray, Trie
+from models.walk import Asked, Rule
+
+Wanted = Asked[Remembered]
 
 NEVER = -1e30
 """A log-probability of nothing whose gradient is 0 and not nan."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What Q walks may be given and by which rule, and the memory of the request that each is for."""
-
-    legal: Legal
-    rule: Rule
-    remembered: Remembered
-    of_Q: IntArray
-
-    @staticmethod
-    def of(context: Context, legal: Legal, rule: Rule, successors: Successors) -> "Asked":
-        """One walk a request."""
-        return Asked(legal, rule, Remembered.of(context, legal.trie, successors), np.arange(len(context.item_BL)))
-
-    def at(self, at_Q: IntArray) -> "Asked":
-        """Other walks for the same requests."""
-        return Asked(self.legal.at(at_Q), self.rule.at(at_Q), self.remembered, self.of_Q[at_Q])
-
-    def without(self, leaf_QS: IntArray) -> "Asked":
-        """Without these leaves of each walk; see Legal."""
-        return replace(self, legal=self.legal.without(leaf_QS))
 
 
 @dataclass(frozen=True)
@@ -72,7 +51,11 @@ class Scored:
         leaf_FC = self.decoder.content_RC.numpy()[self.trie.item_of_leaf]
         return [torch.from_numpy(content_PC) for content_PC in node_contents(self.trie, leaf_FC)]
 
-    def logprobs(self, state_QD: Tensor, asked: Asked, item_Q: IntArray) -> Tensor:
+    def remembered(self, context: Context) -> Remembered:
+        """What the memory of requests adds; see models/repeat.py."""
+        return Remembered.of(context, self.trie, self.successors)
+
+    def logprobs(self, state_QD: Tensor, asked: Wanted, item_Q: IntArray) -> Tensor:
         """Log π of given legal items, (Q,), with gradient; each walk has its own state."""
         if not len(item_Q):
             return state_QD.sum(1)
@@ -82,7 +65,7 @@ class Scored:
         even_Q = np.ones(len(item_Q), np.int32)
         return _mixed(product_Q, asked, even_Q)
 
-    def beam_logprobs(self, state_BD: Tensor, asked: Asked, item_BS: IntArray) -> Tensor:
+    def beam_logprobs(self, state_BD: Tensor, asked: Wanted, item_BS: IntArray) -> Tensor:
         """Log π of each slot of whole slates drawn as beams, (B, S), with gradient; 0 where the slate has no item.
 
         Everything is seen from the first slot's state; the items before a slot are taken out of its total. That total is the
@@ -107,7 +90,7 @@ class Scored:
         left_BS = torch.logaddexp(from_here_BS, beside_BS.logsumexp(1, keepdim=True))
         return torch.where(torch.from_numpy(item_BS > 0), logprob_BS - left_BS, 0.0)
 
-    def _steps(self, state_QD: Tensor, asked: Asked, item_Q: IntArray) -> list[_Step]:
+    def _steps(self, state_QD: Tensor, asked: Wanted, item_Q: IntArray) -> list[_Step]:
         trie, leaf_Q = self.trie, self.trie.leaf_of_item[item_Q]
         node_Q, steps = np.zeros(len(item_Q), np.int64), []
         prefix: list[Tensor] = []
@@ -124,7 +107,7 @@ class Scored:
                 prefix.append(torch.from_numpy(trie.codes[level][child_Q]))
         return steps
 
-    def _logits(self, state_QD: Tensor, asked: Asked, node_Q: IntArray, children: Children, prefix: list[Tensor]) -> Tensor:
+    def _logits(self, state_QD: Tensor, asked: Wanted, node_Q: IntArray, children: Children, prefix: list[Tensor]) -> Tensor:
         level = len(prefix)
         query_QD = self.decoder.query(state_QD, prefix)
         wish_QC = self.wishes(asked.remembered, level)[torch.from_numpy(asked.of_Q)]
@@ -169,7 +152,7 @@ def _at(values_QC: Tensor, at_Q: IntArray) -> Tensor:
     return values_QC.gather(1, torch.from_numpy(at_Q)[:, None])[:, 0]
 
 
-def _mixed(product_A: Tensor, asked: Asked, count_A: IntArray | CountArray) -> Tensor:
+def _mixed(product_A: Tensor, asked: Wanted, count_A: IntArray | CountArray) -> Tensor:
     """log((1 - floor) p + floor · count / n) for nodes with `count` ≥ 1 legal leaves; the first dimension is Q."""
     shape = (-1,) + (1,) * (product_A.dim() - 1)
     floor_A, total_A = asked.rule.floor_B.reshape(shape), np.maximum(asked.legal.total(), 1).reshape(shape)
@@ -178,7 +161,7 @@ def _mixed(product_A: Tensor, asked: Asked, count_A: IntArray | CountArray) -> T
     return torch.logaddexp(torch.from_numpy(np.log1p(-floor_A)) + product_A, torch.from_numpy(even_A))
 
 
-def _beside(step: _Step, product_Q: Tensor, asked: Asked, walk_BS: IntArray) -> Tensor:
+def _beside(step: _Step, product_Q: Tensor, asked: Wanted, walk_BS: IntArray) -> Tensor:
     """The log of the chance of what hangs beside the paths of a slate's items at one level, (Q,): each node said by its first item."""
     node_BS = np.where(walk_BS >= 0, step.node_Q[walk_BS], -1)
     same_BSS = (node_BS[:, :, None] == node_BS[:, None]) & (walk_BS >= 0)[:, :, None]

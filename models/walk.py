@@ -5,6 +5,7 @@ models/scoring.py takes it in torch. Shapes: B requests, Q walks, C children, X 
 """
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from models.successors import Successors
 from models.trie import Children, CountArray, IntArray, Legal, Trie
 
 DoubleArray = npt.NDArray[np.float64]
+Real = TypeVar("Real", np.float32, np.float64)
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,29 @@ class Rule:
     def at(self, at_Q: IntArray) -> "Rule":
         """One row for each walk."""
         return Rule(self.temperature_B[at_Q], self.floor_B[at_Q], self.bonus_B[at_Q])
+
+
+@dataclass(frozen=True)
+class Asked(Generic[Kept]):
+    """What Q walks may be given and by which rule, and what the memory of the request that each is for adds."""
+
+    legal: Legal
+    rule: Rule
+    remembered: Kept
+    of_Q: IntArray
+
+    @staticmethod
+    def of(legal: Legal, rule: Rule, remembered: Kept) -> "Asked[Kept]":
+        """One walk a request."""
+        return Asked(legal, rule, remembered, np.arange(len(rule.floor_B)))
+
+    def at(self, at_Q: IntArray) -> "Asked[Kept]":
+        """Other walks for the same requests."""
+        return Asked(self.legal.at(at_Q), self.rule.at(at_Q), self.remembered, self.of_Q[at_Q])
+
+    def without(self, leaf_QS: IntArray) -> "Asked[Kept]":
+        """Without these leaves of each walk; see Legal."""
+        return Asked(self.legal.without(leaf_QS), self.rule, self.remembered, self.of_Q)
 
 
 @dataclass(frozen=True)
@@ -63,6 +89,9 @@ class Told:
     """All that it adds to the children of the root: the same for every slot."""
 
 
+Wanted = Asked[Told | None]
+
+
 class Walker:
     """One version's decoder and tree. `novelty_R` says how novel each item row is (0..1)."""
 
@@ -71,6 +100,10 @@ class Walker:
         self._novelty_F = novelty_R[trie.item_of_leaf]
         self._contents = [*node_contents(trie, decoder.leaves.content_FC), decoder.leaves.content_FC]
         self._tells = bool(decoder.hint_logits.any() or decoder.match_logits.any())
+
+    def asked(self, legal: Legal, rule: Rule, context: Context) -> Wanted:
+        """One walk a request."""
+        return Asked.of(legal, rule, self.told(context))
 
     def told(self, context: Context) -> Told | None:
         """Looked up once per request; None while all these weights are 0."""
@@ -85,32 +118,20 @@ class Walker:
         self._tell(told.root_BC, told, 0, walks, np.zeros(len(walks), np.int64), root)
         return told
 
-    def logits(
-        self,
-        state_QD: FloatArray,
-        node_Q: IntArray,
-        children: Children,
-        prefix: list[CountArray],
-        rule: Rule,
-        told: Told | None,
-        of_Q: IntArray,
-    ) -> FloatArray:
-        """Logits of the children of level `len(prefix)` after all that is added and the temperature, (Q, C); illegal ones not yet out.
-
-        `rule` has a row for each walk; `of_Q` says whose memory it reads.
-        """
+    def logits(self, state_QD: FloatArray, node_Q: IntArray, children: Children, prefix: list[CountArray], asked: Wanted) -> FloatArray:
+        """Logits of the children of level `len(prefix)` after all that is added and the temperature, (Q, C); illegal ones not yet out."""
         level, decoder = len(prefix), self.decoder
         query_QD = decoder.query(state_QD, prefix)
         if level + 1 < self.trie.levels:
             logits_QC = decoder.code_logits(query_QD, level, children.of(self.trie.codes[level]))
         else:
             logits_QC = decoder.leaf_logits(query_QD, children)
-            logits_QC += rule.bonus_B[:, None] * children.of(self._novelty_F)
-        if told is not None and level:
-            self._tell(logits_QC, told, level, of_Q, node_Q, children)
-        elif told is not None:
-            logits_QC += told.root_BC[of_Q]
-        logits_QC /= rule.temperature_B[:, None]
+            logits_QC += asked.rule.bonus_B[:, None] * children.of(self._novelty_F)
+        if asked.remembered is not None and level:
+            self._tell(logits_QC, asked.remembered, level, asked.of_Q, node_Q, children)
+        elif asked.remembered is not None:
+            logits_QC += asked.remembered.root_BC[asked.of_Q]
+        logits_QC /= asked.rule.temperature_B[:, None]
         return logits_QC
 
     def _tell(self, logits_QC: FloatArray, told: Told, level: int, of_Q: IntArray, node_Q: IntArray, children: Children) -> None:
@@ -121,8 +142,9 @@ class Walker:
         np.add.at(logits_QC, (hits.walk_H, hits.child_H), self.decoder.hint_logits[what_H, level, kind_H, age_H] * strength_H)
 
 
-def weights(logits_QC: FloatArray, count_QC: CountArray) -> FloatArray:
+def weights(logits_QC: npt.NDArray[Real], count_QC: CountArray) -> npt.NDArray[Real]:
     """exp(logit - largest legal logit), 0 where nothing is legal, (Q, C), as wide as the logits; zeros for a walk with nothing legal."""
-    weight_QC = np.where(count_QC > 0, logits_QC, logits_QC.dtype.type(-np.inf))
+    weight_QC: npt.NDArray[Real] = np.where(count_QC > 0, logits_QC, logits_QC.dtype.type(-np.inf))
     weight_QC -= weight_QC.max(1, keepdims=True, initial=-3e38)
-    return np.exp(weight_QC, out=weight_QC)
+    np.exp(weight_QC, out=weight_QC)
+    return weight_QC

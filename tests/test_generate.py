@@ -13,10 +13,10 @@ from scipy.stats import chisquare
 from models.decoder import Context, Decoder, DecoderConfig
 from models.generate import WAYS, Generator, Slates, novelty
 from models.inference import FrozenDecoder, LeafVectors
-from models.scoring import Asked, Scored
+from models.scoring import Scored
 from models.successors import SuccessorCounts, Successors
 from models.trie import Legal, Trie
-from models.walk import Rule
+from models.walk import Asked, Rule
 
 NUM_KINDS, FEATURES, HISTORY, MAX_SLOTS = 6, 16, 8, 20
 LEVELS = [1, 2, 3, 4]
@@ -224,7 +224,7 @@ def scores(
     scored, slots_QS = model.scored, np.arange(item_BS.shape[1])
     state_BSD = scored.decoder.states(scored.vectors, requests.context, torch.from_numpy(item_BS))
     before_QS = np.where(slots_QS < at_S[:, None], item_BS[at_B], 0)
-    asked_Q = Asked.of(requests.context, requests.legal, requests.rule, model.successors).at(at_B)
+    asked_Q = Asked.of(requests.legal, requests.rule, scored.remembered(requests.context)).at(at_B)
     if way == "beam":
         up_to_QS = np.where(slots_QS == at_S[:, None], item_Q[:, None], before_QS)
         return scored.beam_logprobs(state_BSD[at_B, 0], asked_Q, up_to_QS)[np.arange(len(at_B)), at_S]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.generate import Scored, novelty
-from models.objective import _legal, _rule
-from models.trie import Trie
+from models.generate import novelty
+from models.objective import shown_logprobs
+from models.scoring import Scored
 from recsys import publisher
 from recsys.catalogue import Vocabulary
 from recsys.config import with_settings
@@ -201,22 +201,15 @@ def _recomputed(loop: Loop, decision: Decision, before_offset: int | None = None
     view = memory.view(decision.user_id, decision.memory_offset if before_offset is None else before_offset)
     size = len(decision.item_ids)
     lesson = Lesson(decision, view, tuple(decision.item_ids), (0.0,) * size, (True,) * size, tuple(decision.slot_logprobs), True)
-    shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]))
+    shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]), artifact.trie)
     config = artifact.decoder.config
-    batch = BatchMaker(loop.engine.catalogue, shelf, config.history, config.features).batch([lesson], [shelf.vocabulary.num_rows])
-    trie = Trie.built(artifact.tokenizer.ids_NK, artifact.retired_N)
+    batch = BatchMaker(loop.engine.catalogue, shelf, config.rows_read, config.features).batch([lesson], [shelf.vocabulary.num_rows])
     with torch.no_grad():
-        scored = Scored(
-            artifact.decoder,
-            artifact.decoder.vectors(shelf.vocabulary.num_rows),
-            trie,
-            novelty(artifact.exposures_R),
-            artifact.followed.frozen(shelf.vocabulary.num_rows),
-        )
+        num_rows, decoder = shelf.vocabulary.num_rows, artifact.decoder
+        successors = artifact.followed.frozen(num_rows)
+        scored = Scored(decoder, decoder.vectors(num_rows), shelf.trie, novelty(artifact.exposures_R), successors)
         states = artifact.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
-        at_B, at_S = batch.shown_BS.nonzero()
-        logprobs = scored.logprobs(states[at_B, at_S], _legal(batch, at_B, at_S), _rule(batch.rule, at_B), batch.slate_BS[at_B, at_S])
-    return logprobs.tolist()
+        return shown_logprobs(scored, batch, states).tolist()
 
 
 def _logprobs_now(loop: Loop, response: RecommendResponse) -> list[float]:

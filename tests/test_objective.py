@@ -22,9 +22,8 @@ from models.decoder import Context
 from models.generate import WAYS
 from models.losses import leave_one_out, topr
 from models.objective import Batch, ObjectiveConfig, Terms, objective
-from models.scoring import Asked
 from models.trie import Legal
-from models.walk import Rule
+from models.walk import Asked, Rule
 
 NUM_ITEMS, BATCH, SLOTS = 25, 12, 5
 POLICY = ObjectiveConfig(value_weight=0, likelihood_weight=0, value_blend=0)
@@ -186,7 +185,7 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
         for at, slot in zip(*batch.shown_BS.nonzero(), strict=True):
             item, own, weight = batch.slate_BS[at, slot : slot + 1], batch.own_B[at], float(batch.weight_B[at])
             before = batch.slate_BS[[at], :slot] if own else np.zeros((1, 0), np.int64)
-            asked = Asked.of(batch.context, batch.legal, batch.rule, model.successors).at(np.array([at]))
+            asked = Asked.of(batch.legal, batch.rule, scored.remembered(batch.context)).at(np.array([at]))
             state_QD = state_BSD[[at], slot]
             if batch.beam_B[at]:
                 logprob = scored.beam_logprobs(state_BSD[[at], 0], asked, batch.slate_BS[[at]])[:, slot]
@@ -238,7 +237,7 @@ def chance_of(model: Model, item: int) -> float:
     with torch.no_grad():
         state_BSD = scored.decoder.states(scored.vectors, nobody, torch.zeros((1, 1), dtype=torch.int64))
         rule = Rule(np.ones(1, np.float32), np.zeros(1, np.float32), np.zeros(1, np.float32))
-        asked = Asked.of(nobody, Legal.of(model.trie, [NOTHING], [None]), rule, model.successors)
+        asked = Asked.of(Legal.of(model.trie, [NOTHING], [None]), rule, scored.remembered(nobody))
         return float(scored.logprobs(state_BSD[:, 0], asked, np.array([item])).exp())
 
 
