@@ -14,15 +14,18 @@ from torch import Tensor, nn
 
 from models.content import FloatArray
 from models.decoder import Context, Decoder, Vectors
+from models.next_item import right_aligned
 from models.repeat import Remembered
 from models.scoring import Scored, Wanted
 from models.softmax_loss import ExtraLogits, softmax_loss
 from models.successors import ACT, Successors
+from models.tokenizer import Tokenizer
 from models.trie import IntArray, Legal, Trie
 from models.walk import Asked, Rule
 
 NUM_KINDS = ACT + 1
 """Blank, shown, and the one kind that a sequence has: the user did something with the item."""
+SLATES_AT_ONCE = 64
 AT_ONCE = 16
 """Requests whose whole tree is scored at a time: each node of it is asked with a query of its own."""
 
@@ -32,10 +35,24 @@ class NextItemDecoder:
     """A NextItemModel. Row r of the sequences is item row r of the tree."""
 
     decoder: Decoder
+    tokenizer: Tokenizer
     trie: Trie
     successors: Successors
-    dtype: torch.dtype = torch.bfloat16
+    dtype: torch.dtype
     """Of the products over the whole catalogue."""
+
+    @staticmethod
+    def of(decoder: Decoder, tokenizer: Tokenizer, successors: Successors, dtype: torch.dtype) -> "NextItemDecoder":
+        """Over all ids of a tokenizer."""
+        trie = Trie.built(tokenizer.ids_NK, np.zeros(len(tokenizer.ids_NK), bool))
+        return NextItemDecoder(decoder, tokenizer, trie, successors, dtype)
+
+    def with_items(self, vectors_NC: FloatArray) -> "NextItemDecoder":
+        """The same model with new items behind the last, known by their content alone."""
+        first = len(self.tokenizer.ids_NK) + 1
+        self.tokenizer.append(vectors_NC)
+        self.decoder.admit(torch.from_numpy(vectors_NC), first)
+        return NextItemDecoder.of(self.decoder, self.tokenizer, self.successors, self.dtype)
 
     @property
     def module(self) -> nn.Module:
@@ -167,6 +184,28 @@ class NextItemDecoder:
 
     def _scored(self, vectors: Vectors) -> Scored:
         return Scored(self.decoder, vectors, self.trie, np.zeros(self.trie.num_items + 1, np.float32), self.successors)
+
+
+def fit_slates(
+    model: NextItemDecoder, sequences: Sequence[IntArray], seed: int, *, num_slots: int, later: int, epochs: int = 2, lr: float = 3e-4
+) -> None:
+    """Teach the slots behind the first: from random places of the sequences, slates for the `later` items that came next."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    torch.manual_seed(seed)
+    optimizer = torch.optim.Adam(model.module.parameters(), lr=lr)
+    long = [rows for rows in sequences if len(rows) > later]
+    for _ in range(epochs):
+        for part in np.array_split(random.permutation(len(long)), -(-len(long) // SLATES_AT_ONCE)):
+            cuts = [int(random.integers(1, len(long[at]) - later + 1)) for at in part]
+            item_BL = right_aligned([long[at][:cut] for at, cut in zip(part, cuts, strict=True)], model.history)
+            later_BT = np.array([long[at][cut : cut + later] for at, cut in zip(part, cuts, strict=True)])
+            model.module.train()
+            loss = model.slate_loss(item_BL, later_BT, num_slots, random)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(model.module.parameters(), 1.0)
+            optimizer.step()
+    model.module.eval()
 
 
 def context_of(item_BL: IntArray) -> Context:

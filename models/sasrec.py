@@ -30,16 +30,15 @@ class SasrecConfig:
     heads: int = 4
     history: int = 50
     dropout: float = 0.5
-    dtype: str = "bfloat16"
-    """Of the products over the catalogue while training."""
 
 
 class Sasrec(nn.Module):
     """A NextItemModel over `num_rows` item rows."""
 
-    def __init__(self, config: SasrecConfig, num_rows: int) -> None:
+    def __init__(self, config: SasrecConfig, num_rows: int, dtype: torch.dtype) -> None:
+        """`dtype` is that of the products over the catalogue while training."""
         super().__init__()
-        self.config = config
+        self.config, self.dtype = config, dtype
         self.item = nn.Parameter(torch.randn(num_rows, config.width) * 0.02)
         self.bias = nn.Parameter(torch.zeros(num_rows))
         self.stack = _Stack(config.width, config.layers, config.heads, config.history, config.dropout)
@@ -57,9 +56,8 @@ class Sasrec(nn.Module):
     def loss(self, item_BL: IntArray, target_BL: IntArray) -> Tensor:
         """See NextItemModel."""
         place = tuple(map(torch.from_numpy, target_BL.nonzero()))
-        dtype = getattr(torch, self.config.dtype)
         query_PD, target_P = self._states(item_BL)[place], torch.from_numpy(target_BL[target_BL > 0])
-        return softmax_loss(query_PD, self.item, self.bias, ExtraLogits.none(), target_P, dtype).mean()
+        return softmax_loss(query_PD, self.item, self.bias, ExtraLogits.none(), target_P, self.dtype).mean()
 
     def weighing_loss(self, item_BL: IntArray, target_B: IntArray) -> Tensor:
         """See NextItemModel; nothing here is weighed against anything."""

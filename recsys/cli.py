@@ -30,13 +30,13 @@ from models import artifact as artifacts
 from models.artifact import BadArtifact
 from models.tokenizer import TokenizerConfig
 from recsys import datasets, publisher
-from recsys.bench.commands import bench, print_json
+from recsys.bench.commands import bench
 from recsys.checkpoint import StateBusy
 from recsys.config import Config, as_json, with_settings
 from recsys.dashboard import LiveTable
 from recsys.imports import Frames, write_import
 from recsys.loop import SCENES, Loop, Stage, write_history
-from recsys.options import AsJson, Seed, Settings, about, fresh_directory, peak_rss_mb
+from recsys.options import AsJson, Seed, Settings, about, fresh_directory, peak_rss_mb, print_figures
 from recsys.outcome import progress_of, result_of
 from recsys.presets import PRESETS
 from recsys.processes import LearnerProcess, Place, run, server_of
@@ -271,8 +271,7 @@ def tokens(
     known = load_items(items, embeddings)
     met = load_sequences(sequences, known) if sequences else Sequences(known, [])
     figures = id_figures(met.items, neighbours(met.by_user), config)
-    _tell(figures)
-    print_json(figures, seed, started, as_json=as_json)
+    print_figures(figures, seed, started, as_json=as_json)
 
 
 @data.command()
@@ -294,13 +293,7 @@ def artifact(
         "verify_s": verified - started,
         "load_s": time.perf_counter() - verified,
     }
-    _tell(figures)
-    print_json(figures, None, started, as_json=as_json)
-
-
-def _tell(figures: dict[str, Any]) -> None:
-    for name, value in figures.items():
-        typer.echo(f"{name}: {value}", err=True)
+    print_figures(figures, None, started, as_json=as_json)
 
 
 def _set_up() -> None:
@@ -311,7 +304,8 @@ def _set_up() -> None:
     gc.freeze()  # what was imported stays; to look through it once more at the end would take a second and a half
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", datefmt="%H:%M:%S", force=True)
-    logging.getLogger("recsys").setLevel(logging.INFO)
+    for ours in ("recsys", "models"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # a broker that is away is told of in one line
     logging.getLogger("mlflow").setLevel(logging.WARNING)

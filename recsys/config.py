@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from recsys.engine import EngineConfig
 from recsys.experiment import ExperimentConfig
@@ -17,6 +17,8 @@ from recsys.memory import MemoryConfig
 from recsys.policy import DrawingConfig
 from recsys.server import ServerConfig
 from streaming.joiner import JoinConfig
+
+Settled = TypeVar("Settled")
 
 
 class BadSetting(ValueError):
@@ -58,7 +60,7 @@ def behavior_digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def with_settings(config: Config, settings: Sequence[str]) -> Config:
+def with_settings(config: Settled, settings: Sequence[str]) -> Settled:
     """The configuration after each `path.to.field=value` (JSON, or a bare word). BadSetting names what does not fit."""
     for setting in settings:
         path, equals, text = setting.partition("=")

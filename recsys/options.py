@@ -1,7 +1,9 @@
 """What several commands share: options, the directory of a run, what every `--json` object says. Knows nothing of what commands do."""
 
+import json
 import resource
 import shutil
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,3 +34,20 @@ def fresh_directory(out: Path) -> Path:
         (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     return out / "state"
+
+
+def print_figures(figures: dict[str, Any], seed: int | None, started: float, *, as_json: bool) -> None:
+    """Figures for a person on standard error, and all of them with what every such object has as JSON where it was asked for."""
+    for name, value in figures.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            typer.echo(f"{name}:", err=True)
+            for row in value:
+                typer.echo("  " + "  ".join(f"{key} {_short(figure)}" for key, figure in row.items()), err=True)
+        elif name != "config":
+            typer.echo(f"{name}: {value}", err=True)
+    if as_json:
+        typer.echo(json.dumps(figures | about(seed) | {"seconds": time.perf_counter() - started}))
+
+
+def _short(figure: Any) -> str:
+    return f"{figure:.4g}" if isinstance(figure, float) else str(figure)

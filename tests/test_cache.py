@@ -33,7 +33,7 @@ def test_a_kept_memory_is_one_made_anew_and_draws_the_same(seed: int, length: in
         for one, other in zip(
             (kept.keys, kept.values, kept.bias, kept.newest_BD), (fresh.keys, fresh.values, fresh.bias, fresh.newest_BD), strict=True
         ):
-            assert one == pytest.approx(other, abs=1e-6)
+            assert one == pytest.approx(other, rel=1e-6, abs=1e-6)
     slates = [
         generator.draw(context, request.legal, request.rule, request.uniform_BSU, request.sizes_B, memory=memory) for memory in (kept, None)
     ]

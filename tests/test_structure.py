@@ -16,7 +16,8 @@ ROWS = """
 __main__
 cli
 bench.commands
-bench bench.loop bench.generate bench.rank bench.train outcome
+bench bench.loop bench.generate bench.unseen bench.train outcome
+bench.rank
 bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine
 loop processes replay report dashboard presets verify
 config

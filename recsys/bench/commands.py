@@ -1,17 +1,29 @@
 """`recsys bench …`: one small function a command. It parses, calls and prints; the work is done beside it."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
+from models.decoder import Decoder
+from models.next_item import NextItemModel
+from models.sasrec import SasrecTrunk
+from recsys.bench import generate as generating
 from recsys.bench.loop import bench_loop
+from recsys.bench.rank import Maker, RankConfig, Task, bench_rank, decoder_maker, sasrec_maker
+from recsys.bench.ranking import Split
+from recsys.bench.train import TrainBench, bench_train, synthetic_sequences
+from recsys.bench.unseen import bench_unseen
+from recsys.config import with_settings
 from recsys.loop import sample_scene
-from recsys.options import AsJson, Seed, Settings, about, fresh_directory
+from recsys.options import AsJson, Seed, Settings, fresh_directory, print_figures
+from recsys.sequences import load_items, load_sequences
 
 bench = typer.Typer(help="What it costs and how well it ranks, in figures.", no_args_is_help=True)
+
+SequencesFile = Annotated[Path | None, typer.Option(help="CSV or parquet: user and items (a list), or user, item and maybe time.")]
 
 
 @bench.command("loop")
@@ -25,13 +37,89 @@ def loop(
     """Warm start, Recommend while a learner runs in another process, and from feedback to served weights."""
     fresh_directory(out)
     started = time.perf_counter()
-    figures = bench_loop(sample_scene(60, seed), out, seed, seconds, settings or [])
-    for name, value in figures.items():
-        typer.echo(f"{name}: {value}", err=True)
-    print_json(figures, seed, started, as_json=as_json)
+    print_figures(bench_loop(sample_scene(60, seed), out, seed, seconds, settings or []), seed, started, as_json=as_json)
 
 
-def print_json(figures: dict[str, Any], seed: int | None, started: float, *, as_json: bool) -> None:
-    """The figures and what every such object has, where it was asked for."""
-    if as_json:
-        typer.echo(json.dumps(figures | about(seed) | {"seconds": time.perf_counter() - started}))
+@bench.command("rank")
+def rank(
+    sequences: Annotated[Path, typer.Option(help="CSV or parquet: user and items (a list), or user, item and maybe time.")],
+    items: Annotated[Path | None, typer.Option(help="CSV or parquet: id, title, attributes.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help=".npz with ids and emb.")] = None,
+    protocol: Annotated[str, typer.Option(help="leave-one-out.")] = "leave-one-out",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many seeds, from --seed on.")] = 3,
+    models: Annotated[str, typer.Option(help="decoder, sasrec, sasrec-trunk; those that only count are always there.")] = "decoder,sasrec",
+    levels: Annotated[str, typer.Option(help="Levels K of the decoder's ids: 1, or several like 1,2,3.")] = "1",
+    unseen: Annotated[bool, typer.Option(help="Also items held out of training, and whole slates.")] = True,
+    seed: Seed = 0,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Next items over the whole catalogue: the decoder beside popularity, a Markov chain, content and SASRec."""
+    if protocol != "leave-one-out":
+        raise ValueError(f"--protocol is {protocol!r}; it must be leave-one-out")
+    started = time.perf_counter()
+    config: RankConfig = with_settings(RankConfig(), settings or [])
+    read = load_sequences(sequences, load_items(items, embeddings) if items else [])
+    figures = bench_rank(read.items, read.by_user, _makers(models, levels, config), config, range(seed, seed + seeds))
+    if unseen:
+        more = bench_unseen(read.items, read.by_user, config, seed)
+        figures |= {"cold": figures["cold"] + more["cold"], "slates": more["slates"]}
+    print_figures(figures | {"file": str(sequences)}, seed, started, as_json=as_json)
+
+
+@bench.command("generate")
+def generate(
+    up_to: Annotated[int, typer.Option(min=10_000, max=100_000_000, help="The largest catalogue.")] = 10_000_000,
+    foreign: Annotated[bool, typer.Option(help="Also Hugging Face transformers (extra `bench`).")] = True,
+    runs: Annotated[int, typer.Option(min=3, help="Runs of each at batch 1.")] = 100,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Slates a second beside `generate` of transformers; growth with the catalogue and the history; filters."""
+    started = time.perf_counter()
+    figures: dict[str, Any] = generating.beside_transformers(runs, seed) if foreign else {"rows": [], "ratio_to_hf": None}
+    sizes = [size for size in (10**power for power in range(4, 9)) if size <= up_to]
+    figures |= {
+        "catalogue": generating.catalogue_growth(sizes, runs=runs),
+        "filters": generating.filters(sizes[-1], runs=runs),
+        "history": generating.history_growth([50, 500, 2_000], runs=runs),
+    }
+    print_figures(figures, seed, started, as_json=as_json)
+
+
+@bench.command("train")
+def train(
+    sequences: SequencesFile = None,
+    rectools_python: Annotated[Path | None, typer.Option(help="The interpreter of an environment with RecTools (see README).")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps timed of each.")] = 40,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Sequences learned a second beside RecTools' SASRec, and the share of this machine's matrix-multiply peak."""
+    started = time.perf_counter()
+    sizes = TrainBench(steps=steps, seed=seed)
+    by_user = load_sequences(sequences).by_user if sequences else synthetic_sequences(20_000, 12_000, seed)
+    split = Split.of([numbers + 1 for numbers in by_user], 1 + max(int(numbers.max()) for numbers in by_user) + 1)
+    config = with_settings(RankConfig(), [f"{model}.{setting}" for model in ("decoder", "sasrec") for setting in sizes.settings()])
+    task = Task(split, torch.randn(split.num_rows, config.content_dim, generator=torch.Generator().manual_seed(seed)).numpy())
+    engines: dict[str, NextItemModel] = {}
+    for dtype in ("float32", "bfloat16"):
+        precise = with_settings(config, [f"dtype={dtype}"])
+        engines |= {f"decoder {dtype}": decoder_maker(precise)(task, seed), f"our SASRec {dtype}": sasrec_maker(precise)(task, seed)}
+    print_figures(bench_train(split.train, engines, sizes, rectools_python), seed, started, as_json=as_json)
+
+
+def _makers(models: str, levels: str, config: RankConfig) -> dict[str, Maker]:
+    """The models asked for, by the name they have in the report."""
+    known = {"sasrec": sasrec_maker(config), "sasrec-trunk": decoder_maker(config, SasrecTrunk)}
+    makers: dict[str, Maker] = {}
+    for name in models.split(","):
+        if name == "decoder":
+            for level in levels.split(","):
+                leveled = with_settings(config, [f"levels={level}"])
+                makers["decoder" if level == levels else f"decoder K={level}"] = decoder_maker(leveled, Decoder)
+        elif name in known:
+            makers[name] = known[name]
+        else:
+            raise ValueError(f"--models has {name!r}; it must be of decoder, {', '.join(known)}")
+    return makers

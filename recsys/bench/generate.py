@@ -99,9 +99,52 @@ def our_slates(
     for way in WAYS:
         for batch in (1, 32):
             took_ms = _times_ms([subject.drawing(batch, way, slate)], max(runs if batch == 1 else runs // 8, 3))[0]
-            p50, p99 = np.percentile(took_ms, [50, 99]).tolist()
-            rows.append({"way": way, "batch": batch, "slates_per_s": 1000 * batch / p50, "p50_ms": p50, "p99_ms": p99})
+            rows.append(_row(way, batch, took_ms))
     return rows
+
+
+def beside_transformers(runs: int, seed: int) -> dict[str, Any]:
+    """Rows of ours and of `generate` of transformers at the same sizes, and the ratios of slates a second.
+
+    `ratio_to_hf` is against its beam search as it is called; `ratio_to_hf_prompt_once` against the same with the prompt read once
+    for all beams, which takes knowing how.
+    """
+    sizes = {"width": 128, "layers": 4, "items": 12_000, "history": 50, "codes": 64}
+    rows = [{"engine": "ours"} | row for row in our_slates(**sizes, runs=runs)]
+    rows += [{"engine": "transformers"} | row for row in _transformers_rows(sizes, max(runs // 5, 3), seed)]
+    rate = {(row["way"], row["batch"]): row["slates_per_s"] for row in rows}
+    ratios = {
+        key: {f"{way}@{batch}": rate[way, batch] / rate[theirs, batch] for way in WAYS for batch in (1, 32)}
+        for key, theirs in (("ratio_to_hf", "beam search"), ("ratio_to_hf_prompt_once", "beam search, prompt once"))
+    }
+    return {"rows": rows, **ratios}
+
+
+def _transformers_rows(sizes: dict[str, int], runs: int, seed: int) -> list[dict[str, Any]]:
+    """Beam search with as many beams as slots, and sampling item after item, held to the catalogue."""
+    from recsys.bench.transformers_slates import TransformersSlates, random_ids  # noqa: PLC0415  its library may not be there
+
+    ids_NK = random_ids(sizes["items"], sizes["codes"], LEVELS, seed)
+    slates = TransformersSlates(
+        ids_NK, width=sizes["width"], layers=sizes["layers"], heads=4, history_length=sizes["history"], slate=SLATE, seed=seed
+    )
+    random = np.random.default_rng(seed)
+    rows = []
+    for batch in (1, 32):
+        history_BL = random.integers(0, sizes["items"], (batch, sizes["history"]))
+        ways: dict[str, Callable[[], object]] = {
+            "beam search": lambda: slates.beam(history_BL),  # noqa: B023  called at once
+            "beam search, prompt once": lambda: slates.beam(history_BL, prompt_once=True),  # noqa: B023
+            "sampling": lambda: slates.sample(history_BL),  # noqa: B023
+        }
+        times = _times_ms(list(ways.values()), runs if batch == 1 else max(runs // 5, 3), warm_up=1)
+        rows += [_row(way, batch, took_ms) for way, took_ms in zip(ways, times, strict=True)]
+    return rows
+
+
+def _row(way: str, batch: int, took_ms: Sequence[float]) -> dict[str, Any]:
+    p50, p99 = np.percentile(took_ms, [50, 99]).tolist()
+    return {"way": way, "batch": batch, "slates_per_s": 1000 * batch / p50, "p50_ms": p50, "p99_ms": p99}
 
 
 def catalogue_growth(sizes: Sequence[int], *, compare_up_to: int = 1_000_000, runs: int = 200) -> list[dict[str, Any]]:
@@ -214,13 +257,13 @@ def _medians_ms(works: Sequence[Callable[[], object]], runs: int) -> list[float]
     return [float(np.median(took_ms)) for took_ms in _times_ms(works, runs)]
 
 
-def _times_ms(works: Sequence[Callable[[], object]], runs: int) -> list[list[float]]:
+def _times_ms(works: Sequence[Callable[[], object]], runs: int, warm_up: int = WARM_UP) -> list[list[float]]:
     """Times of each work, taken in turn, so that whatever else the machine does meets all of them alike."""
     took_ms: list[list[float]] = [[] for _ in works]
-    for run in range(WARM_UP + runs):
+    for run in range(warm_up + runs):
         for work, times in zip(works, took_ms, strict=True):
             started = time.perf_counter()
             work()
-            if run >= WARM_UP:
+            if run >= warm_up:
                 times.append(1000 * (time.perf_counter() - started))
     return took_ms

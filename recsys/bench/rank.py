@@ -7,7 +7,7 @@ dimensions.
 import gc
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from models.next_item_decoder import NUM_KINDS, NextItemDecoder
 from models.sasrec import Sasrec, SasrecConfig
 from models.successors import SuccessorCounts, Successors, sequence_pairs
 from models.tokenizer import Tokenizer, TokenizerConfig
-from models.trie import IntArray, Trie
-from recsys.bench.ranking import Ranks, Scores, Split, markov, ndcg, neighbours, popularity, rank, recall
+from models.trie import IntArray
+from recsys.bench.ranking import Scores, Split, markov, ndcg, neighbours, popularity, rank, recall
 from recsys.sequences import neighbours as pairs_of
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 VALIDATED = 5_000
 """Users whose validation item is ranked after each epoch, at most, drawn by the seed."""
 COLD_EVENTS = 5
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,17 @@ class RankConfig:
     content_dim: int = 192
     fit: FitConfig = field(default_factory=FitConfig)
     sasrec: SasrecConfig = field(default_factory=SasrecConfig)
+    dtype: str = "bfloat16"
+    """Of the products over the whole catalogue while training."""
     held_out: float = 0.05
     """Share of the items that the cold test keeps out of training altogether."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
+        for name, low, high in (("levels", 1, 4), ("codes", 2, 65_536), ("content_dim", 8, 4096), ("held_out", 0, 0.5)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {low}..{high}")
 
 
 @dataclass(frozen=True)
@@ -86,44 +96,41 @@ def decoder_maker(config: RankConfig, kind: type[Decoder] = Decoder) -> Maker:
         torch.manual_seed(seed)
         codes = [len(centroids) for centroids in tokenizer.centroids]
         decoder = kind(config.decoder, codes=codes, content_RC=torch.from_numpy(task.content_RC), num_kinds=NUM_KINDS)
-        return NextItemDecoder(decoder, Trie.built(tokenizer.ids_NK, np.zeros(len(vectors_NC), bool)), task.successors())
+        return NextItemDecoder.of(decoder, tokenizer, task.successors(), DTYPES[config.dtype])
 
     return made
 
 
-def sasrec_maker(config: SasrecConfig) -> Maker:
+def sasrec_maker(config: RankConfig) -> Maker:
     """The rival, as published."""
 
     def made(task: Task, seed: int) -> Sasrec:
         torch.manual_seed(seed)
-        return Sasrec(config, task.split.num_rows)
+        return Sasrec(config.sasrec, task.split.num_rows, DTYPES[config.dtype])
 
     return made
 
 
-def trained(maker: Maker, task: Task, config: FitConfig, seed: int) -> tuple[Scores, dict[str, float]]:
-    """A model of this kind, trained to its best epoch on the validation items; its scores, and what it took."""
+def trained(maker: Maker, task: Task, config: FitConfig, seed: int) -> tuple[NextItemModel, dict[str, float]]:
+    """A model of this kind, trained to its best epoch on the validation items and weighed on them; and what it took."""
     forget_peak()
     begun = time.perf_counter()
-    model = maker(task, seed)
-    split = task.split
+    model, split = maker(task, seed), task.split
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.valid))[:VALIDATED]
     histories, targets = [split.train[user] for user in chosen], split.valid[chosen]
-
-    def scores(asked: Sequence[IntArray]) -> FloatArray:
-        return model.scores(right_aligned(asked, model.history))
-
-    def validate() -> float:
-        return ndcg(rank(scores, histories, targets).all_U, 10)
-
-    fitted = fit(model, split.train, config, seed, validate)
+    fitted = fit(model, split.train, config, seed, lambda: ndcg(rank(scores_of(model), histories, targets).all_U, 10))
     weigh(model, split.train, split.valid, seed)
     took = {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb(), "epochs": float(fitted.best_epoch)}
-    return scores, took | {"valid_ndcg_at_10": fitted.best, "sequences_per_s": fitted.sequences_per_s}
+    return model, took | {"valid_ndcg_at_10": fitted.best, "sequences_per_s": fitted.sequences_per_s}
+
+
+def scores_of(model: NextItemModel) -> Scores:
+    """What a model says of what comes after histories."""
+    return lambda histories: model.scores(right_aligned(histories, model.history))
 
 
 def bench_rank(
-    items: Sequence[ItemText], sequences: Sequence[IntArray], makers: dict[str, Maker], config: RankConfig, seeds: Sequence[int]
+    items: Sequence[ItemText], sequences: Sequence[IntArray], makers: Mapping[str, Maker], config: RankConfig, seeds: Sequence[int]
 ) -> dict[str, Any]:
     """Rows of all models and seeds, and their hits on rare targets: the keys `rows` and `cold` of `recsys bench rank --json`."""
     rows: list[dict[str, Any]] = []
@@ -134,33 +141,33 @@ def bench_rank(
     def report(model: str, seed: int, scores: Scores, took: dict[str, float]) -> None:
         ranks = rank(scores, task.split.before_test, task.split.test)
         rows.append({"model": model, "seed": seed} | ranks.figures() | took)
-        cold.append({"model": model, "seed": seed, "events_at_most": COLD_EVENTS} | _hits(ranks, rare_U))
+        cold.append(hits(model, seed, COLD_EVENTS, ranks.all_U[rare_U]))
         LOG.info("%s", rows[-1])
 
-    for name, counted in counting_models(task).items():
+    for name, count in COUNTING.items():
         forget_peak()
         begun = time.perf_counter()
-        scores = counted(task)
+        scores = count(task)
         report(name, seeds[0], scores, {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb()})
     for seed in seeds:
         for name, maker in makers.items():
-            report(name, seed, *trained(maker, task, config.fit, seed))
-            gc.collect()
+            model, took = trained(maker, task, config.fit, seed)
+            report(name, seed, scores_of(model), took)
     return {"rows": rows, "cold": cold, "targets": len(task.split.test), "items": len(items), "config": asdict(config)}
 
 
-def counting_models(task: Task) -> dict[str, Callable[[Task], Scores]]:
-    """What needs no training by steps."""
-    return {
-        "popularity": lambda task: popularity(task.split),
-        "markov": lambda task: markov(task.split),
-        "content": lambda task: neighbours(task.content_RC),
-    }
+COUNTING: dict[str, Callable[[Task], Scores]] = {
+    "popularity": lambda task: popularity(task.split),
+    "markov": lambda task: markov(task.split),
+    "content": lambda task: neighbours(task.content_RC),
+}
+"""What needs no training by steps."""
 
 
-def _hits(ranks: Ranks, of_U: Any) -> dict[str, Any]:
-    chosen_U = ranks.all_U[of_U]
-    return {"recall_at_10": recall(chosen_U, 10), "recall_at_50": recall(chosen_U, 50), "targets": len(chosen_U)}
+def hits(model: str, seed: int, events_at_most: int, ranks_U: FloatArray) -> dict[str, Any]:
+    """A row of `cold`: targets of so few training events."""
+    found = {"recall_at_10": recall(ranks_U, 10), "recall_at_50": recall(ranks_U, 50), "targets": len(ranks_U)}
+    return {"model": model, "seed": seed, "events_at_most": events_at_most} | found
 
 
 def forget_peak() -> None:

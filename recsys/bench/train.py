@@ -16,7 +16,6 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.next_item import FitConfig, NextItemModel, Windows, learn, optimizer_of
-from models.sasrec import Sasrec, SasrecConfig
 from models.trie import IntArray
 from recsys.bench.machine import matmul_peak_gflops
 from recsys.bench.rectools_training import RecToolsJob, rectools_training
@@ -36,6 +35,10 @@ class TrainBench:
     batch: int = 128
     steps: int = 40
     seed: int = 0
+
+    def settings(self) -> list[str]:
+        """As settings of a model's configuration."""
+        return [f"width={self.width}", f"layers={self.layers}", f"heads={self.heads}", f"history={self.length}"]
 
 
 def synthetic_sequences(num_users: int, num_items: int, seed: int) -> list[IntArray]:
@@ -121,9 +124,3 @@ def _batches(model: NextItemModel, sequences: Sequence[IntArray], sizes: TrainBe
     random = np.random.Generator(np.random.PCG64(sizes.seed))
     epochs = (windows.batches(sizes.batch, random) for _ in repeat(None))
     return list(islice(chain.from_iterable(epochs), number))
-
-
-def sasrec(num_rows: int, sizes: TrainBench) -> Sasrec:
-    """Ours, of these sizes."""
-    config = SasrecConfig(width=sizes.width, layers=sizes.layers, heads=sizes.heads, history=sizes.length)
-    return Sasrec(config, num_rows)
