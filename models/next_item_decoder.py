@@ -69,7 +69,7 @@ class NextItemDecoder:
         vectors = self.decoder.vectors(self.trie.num_items + 1)
         at_B, at_L = target_BL.nonzero()
         state_PD = self.decoder.place_states(vectors, context_of(item_BL))[torch.from_numpy(at_B), torch.from_numpy(at_L)]
-        remembered = Remembered.of(context_of(_upto(item_BL, at_B, at_L)), self.trie, Successors.none())
+        remembered = Remembered.of(context_of(_upto(item_BL, at_B, at_L)), self.trie, Successors.none()).without_content()
         target_P = target_BL[at_B, at_L]
         if self.trie.levels > 1:
             return -self._scored(vectors).logprobs(state_PD, self._asked(remembered), target_P).mean()
@@ -189,16 +189,16 @@ class NextItemDecoder:
 def fit_slates(
     model: NextItemDecoder, sequences: Sequence[IntArray], seed: int, *, num_slots: int, later: int, epochs: int = 2, lr: float = 3e-4
 ) -> None:
-    """Teach the slots behind the first: from random places of the sequences, slates for the `later` items that came next."""
+    """Teach the slots behind the first: from random places of the sequences, slates for up to `later` items that came next."""
     random = np.random.Generator(np.random.PCG64(seed))
     torch.manual_seed(seed)
     optimizer = torch.optim.Adam(model.module.parameters(), lr=lr)
-    long = [rows for rows in sequences if len(rows) > later]
-    for _ in range(epochs):
+    long = [rows for rows in sequences if len(rows) > 1]
+    for _ in range(epochs if long else 0):
         for part in np.array_split(random.permutation(len(long)), -(-len(long) // SLATES_AT_ONCE)):
-            cuts = [int(random.integers(1, len(long[at]) - later + 1)) for at in part]
+            cuts = [int(random.integers(1, len(long[at]))) for at in part]
             item_BL = right_aligned([long[at][:cut] for at, cut in zip(part, cuts, strict=True)], model.history)
-            later_BT = np.array([long[at][cut : cut + later] for at, cut in zip(part, cuts, strict=True)])
+            later_BT = right_aligned([long[at][cut : cut + later] for at, cut in zip(part, cuts, strict=True)], later)
             model.module.train()
             loss = model.slate_loss(item_BL, later_BT, num_slots, random)
             optimizer.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ row's item before does, times how often it did (`Decoder.follow`); and times the
 Shapes: B requests, L history, A sources and M successors of each, J = L + A M hints, Q walks, K levels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,6 +72,10 @@ class Remembered:
             np.concatenate([np.broadcast_to(age_L, item_BL.shape), age_BA.repeat(most, 1)], 1),
             np.concatenate([np.ones(item_BL.shape, np.float32), strength_BAM.reshape(batch, -1)], 1),
         )
+
+    def without_content(self) -> "Remembered":
+        """The same hints, and no likeness of content to anything."""
+        return replace(self, item_BL=np.zeros_like(self.item_BL))
 
     def hits(self, level: int, of_Q: IntArray, node_Q: IntArray, start_Q: IntArray) -> Hits:
         """What lies under the children of each walk's node; `start_Q` is the place of the first of them."""
