@@ -55,7 +55,7 @@ class FitConfig:
 
     lr: float = 2e-3
     batch: int = 128
-    max_epochs: int = 40
+    max_epochs: int = 20
     patience: int = 3
     """Epochs without a better validation after which it stops."""
     weight_decay: float = 0.0
