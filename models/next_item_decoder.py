@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.content import FloatArray
 from models.decoder import Context, Decoder, Vectors
 from models.next_item import right_aligned
-from models.repeat import Remembered
+from models.remembered import Remembered
 from models.scoring import Scored, Wanted
 from models.softmax_loss import ExtraLogits, softmax_loss
 from models.successors import ACT, Successors

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.content import FloatArray
 from models.decoder import Context, Decoder, Vectors, node_contents
-from models.repeat import Remembered
+from models.remembered import Remembered
 from models.successors import Successors
 from models.trie import Children, CountArray, IntArray, Trie
 from models.walk import Asked, Rule
@@ -52,7 +52,7 @@ class Scored:
         return [torch.from_numpy(content_PC) for content_PC in node_contents(self.trie, leaf_FC)]
 
     def remembered(self, context: Context) -> Remembered:
-        """What the memory of requests adds; see models/repeat.py."""
+        """What the memory of requests adds; see models/remembered.py."""
         return Remembered.of(context, self.trie, self.successors)
 
     def logprobs(self, state_QD: Tensor, asked: Wanted, item_Q: IntArray) -> Tensor:

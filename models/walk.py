@@ -13,7 +13,7 @@ import numpy.typing as npt
 from models.content import FloatArray
 from models.decoder import Context, node_contents
 from models.inference import FrozenDecoder, products
-from models.repeat import Remembered
+from models.remembered import Remembered
 from models.successors import Successors
 from models.trie import Children, CountArray, IntArray, Legal, Trie
 

@@ -4,10 +4,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tests.broker import HOW_TO_GET_ONE, Broker, running_broker
 
 NO_BROKER = pytest.StashKey[bool]()
+
+torch.set_num_threads(1)  # as every command does: sums in one order, so the same bytes whatever ran before
 
 
 @pytest.fixture(scope="session")

@@ -251,7 +251,7 @@ class TestImport:
                 # Bucket of the last event closed: (b + 1)·M + W + L ≤ watermark = tick − D.
                 assert ticks[-1] - 2000 >= (1650582050000 // 60_000 + 1) * 60_000 + 65_000
 
-    def test_repeated_item_makes_a_second_slate(self) -> None:
+    def test_remembereded_item_makes_a_second_slate(self) -> None:
         row = {"user_id": "a", "item_id": "x", "event_time_ms": 60_000, "shown": True, "feedback": [], "context": []}
         empty = load_sample().frames().interactions.clear()
         frames = make_frames(pl.DataFrame([row, row], schema=empty.schema), load_sample().items.clear())

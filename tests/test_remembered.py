@@ -1,4 +1,4 @@
-"""The repeat logit by hand: what was in a user's memory before is likelier or rarer by what was learned of its kind and age."""
+"""What memory adds to logits, by hand: what was in a user's memory before is likelier or rarer by what was learned of its kind and age."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -79,3 +79,48 @@ def test_before_anything_is_learned_of_it_nothing_changes() -> None:
     assert fresh.repeat.shape == (2, decoder.num_kinds, 16)
     assert not fresh.repeat.any()
     assert any(parameter is fresh.repeat for parameter in fresh.head_parameters())
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_successors_and_likeness_add_what_the_counts_and_contents_say(levels: int) -> None:
+    """From the probabilities without them, those with them: level by level, each child's odds times exp(all that is added)."""
+    num_items = 9
+    ids_NK = random_ids(np.random.default_rng(5), num_items, levels, 2)
+    model = replace(random_model(3, levels, num_items, codes=2, retired=0), trie=Trie.built(ids_NK, np.zeros(num_items, bool)))
+    item_L, kind_L = np.array([4, 2, 0, 6, 2]), np.array([2, 1, 0, 3, 2])
+    columns = (item_L[None], kind_L[None], np.zeros((1, 5), np.int64), np.zeros((1, 1), np.int64))
+    rule = Rule(*(np.array([value], np.float32) for value in (1.0, 0.0, 0.0)))
+    request = replace(freed(one_request(0, model, 1, (1, 0, 0)), model), context=Context(*columns), rule=rule)
+    decoder, content_NC = model.decoder, model.decoder.content_RC.numpy()[1 : num_items + 1]
+    follow, match = 10 * decoder.follow.detach().numpy().copy(), 10 * decoder.match.detach().numpy().copy()
+    with torch.no_grad():
+        for weights in (decoder.follow, decoder.match):
+            weights.zero_()
+        before = probabilities(model, request)
+        decoder.follow.copy_(torch.from_numpy(follow / 10))
+        decoder.match.copy_(torch.from_numpy(match / 10))
+    ids, ages = list(map(tuple, ids_NK.tolist())), age_buckets(5)
+    sources = [at for at in (4, 3, 0) if item_L[at]]  # the newest three that tell of an act
+
+    def added(prefix: tuple[int, ...]) -> float:
+        level, under = len(prefix) - 1, [place for place, id_ in enumerate(ids) if id_[: len(prefix)] == prefix]
+        total = 0.0
+        for at in range(5):
+            if kind_L[at]:
+                total += match[level, kind_L[at], ages[at]] * float(content_NC[under].mean(0) @ content_NC[item_L[at] - 1])
+        for at in sources:
+            rows, strengths = model.successors.of(np.array([item_L[at]]))
+            there = [strength for row, strength in zip(rows[0], strengths[0], strict=True) if row and row - 1 in under]
+            total += follow[level, kind_L[at], ages[at]] * float(sum(there))
+        return total
+
+    expected = np.ones(num_items)
+    for level in range(levels):
+        for parent in {id_[:level] for id_ in ids}:
+            children = sorted({id_[: level + 1] for id_ in ids if id_[:level] == parent})
+            under = [[place for place, id_ in enumerate(ids) if id_[: level + 1] == child] for child in children]
+            odds = [before[places].sum() * np.exp(added(child)) for places, child in zip(under, children, strict=True)]
+            for places, weight in zip(under, odds, strict=True):
+                expected[places] *= weight / sum(odds)
+    assert probabilities(model, request) == pytest.approx(expected, abs=1e-5)
+    assert np.abs(expected - before).max() > 0.005
