@@ -55,9 +55,11 @@ class FitConfig:
 
     lr: float = 2e-3
     batch: int = 128
-    max_epochs: int = 20
-    patience: int = 3
-    """Epochs without a better validation after which it stops."""
+    max_epochs: int = 100
+    max_steps: int = 2_500
+    """It stops behind the epoch in which it gets here."""
+    patience: int = 500
+    """Steps without a better validation after which it stops."""
     weight_decay: float = 0.0
     mean_decay: float = 0.998
     """Of the running mean, per step (Polyak and Juditsky 1992): it does what a falling step size does, without knowing the end."""
@@ -65,7 +67,14 @@ class FitConfig:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        limits = {"batch": (1, 65_536), "max_epochs": (1, 10_000), "patience": (1, 10_000), "mean_decay": (0, 0.999999), "lr": (1e-7, 1)}
+        limits = {
+            "batch": (1, 65_536),
+            "max_epochs": (1, 10_000),
+            "max_steps": (1, 10**9),
+            "patience": (1, 10**9),
+            "mean_decay": (0, 0.999999),
+            "lr": (1e-7, 1),
+        }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"fit.{name} is {getattr(self, name)}; it must be {low}..{high}")
@@ -83,7 +92,7 @@ class Fitted:
 
 
 def fit(model: NextItemModel, sequences: Sequence[IntArray], config: FitConfig, seed: int, validate: Callable[[], float]) -> Fitted:
-    """Train until `validate` has not risen for `patience` epochs; the model is left with the weights at which it was highest."""
+    """Train until `validate`, asked after each epoch, has long not risen; the model is left with the weights at which it was highest."""
     started = time.perf_counter()
     random = np.random.Generator(np.random.PCG64(seed))
     torch.manual_seed(seed)
@@ -92,7 +101,7 @@ def fit(model: NextItemModel, sequences: Sequence[IntArray], config: FitConfig, 
     weights = list(module.parameters())
     mean = [weight.detach().clone() for weight in weights]
     optimizer = optimizer_of(module, config)
-    best, best_epoch, kept, trained_s, number, epoch = -math.inf, 0, mean, 0.0, 0, 0
+    best, best_epoch, best_number, kept, trained_s, number, epoch = -math.inf, 0, 0, mean, 0.0, 0, 0
     for epoch in range(1, config.max_epochs + 1):
         begun = time.perf_counter()
         module.train()
@@ -109,8 +118,8 @@ def fit(model: NextItemModel, sequences: Sequence[IntArray], config: FitConfig, 
         reached = validate()
         LOG.info("epoch %d: loss %.3f, validation %.4f, %.0f s", epoch, total * config.batch / len(windows.item_WL), reached, trained_s)
         if reached > best:
-            best, best_epoch, kept = reached, epoch, [weight.clone() for weight in mean]
-        if epoch - best_epoch >= config.patience:
+            best, best_epoch, best_number, kept = reached, epoch, number, [weight.clone() for weight in mean]
+        if number >= config.max_steps or number - best_number >= config.patience:
             break
         _take(weights, present)
     _take(weights, kept)

@@ -151,7 +151,7 @@ def test_a_fit_ends_with_the_weights_that_were_best() -> None:
         kept.append([parameter.detach().clone() for parameter in model.module.parameters()])
         return next(said)
 
-    fitted = fit(model, ring(40), FitConfig(max_epochs=9, patience=3), 0, validate)
+    fitted = fit(model, ring(40), FitConfig(max_epochs=9, batch=20, patience=12), 0, validate)
     assert (fitted.best_epoch, fitted.best, fitted.epochs) == (2, 0.5, 5)
     assert all(torch.equal(one, other) for one, other in zip(kept[1], model.module.parameters(), strict=True))
 
