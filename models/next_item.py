@@ -56,7 +56,7 @@ class FitConfig:
     lr: float = 2e-3
     batch: int = 128
     max_epochs: int = 100
-    max_steps: int = 2_500
+    max_steps: int = 2_000
     """It stops behind the epoch in which it gets here."""
     patience: int = 500
     """Steps without a better validation after which it stops."""

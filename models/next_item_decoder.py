@@ -5,7 +5,7 @@ Knows nothing of users, rewards or metrics. With plain ids (K = 1) the loss runs
 Shapes: B sequences, L history, P places, S slots, D width, R item rows (0 = none), F leaves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.content import FloatArray
 from models.decoder import Context, Decoder, Vectors
+from models.neighbours import lean
 from models.next_item import right_aligned
 from models.remembered import Remembered
 from models.scoring import Scored, Wanted
@@ -48,10 +49,12 @@ class NextItemDecoder:
         return NextItemDecoder(decoder, tokenizer, trie, successors, dtype)
 
     def with_items(self, vectors_NC: FloatArray) -> "NextItemDecoder":
-        """The same model with new items behind the last, known by their content alone."""
+        """The same model with new items behind the last, known by their content and what was learned of their neighbours."""
         first = len(self.tokenizer.ids_NK) + 1
         self.tokenizer.append(vectors_NC)
         self.decoder.admit(torch.from_numpy(vectors_NC), first)
+        new_N = torch.arange(first, first + len(vectors_NC))
+        lean(self.decoder, new_N, torch.zeros(len(new_N)), 1.0, first)
         return NextItemDecoder.of(self.decoder, self.tokenizer, self.successors, self.dtype)
 
     @property
@@ -184,6 +187,25 @@ class NextItemDecoder:
 
     def _scored(self, vectors: Vectors) -> Scored:
         return Scored(self.decoder, vectors, self.trie, np.zeros(self.trie.num_items + 1, np.float32), self.successors)
+
+
+def settle(model: NextItemDecoder, times_R: IntArray, validate: Callable[[], float], kappas: Sequence[float] = (0, 1, 3, 8)) -> float:
+    """Let rare items lean on their neighbours, as much as is best for `validate`; `times_R` says how often each row was met."""
+    own = [parameter.detach().clone() for parameter in model.decoder.row_parameters()]
+    rows_N, times_N = torch.arange(1, len(times_R)), torch.from_numpy(times_R[1:]).float()
+
+    def settled(kappa: float) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_([*model.decoder.row_parameters()], own)
+        lean(model.decoder, rows_N, times_N, kappa, len(times_R))
+
+    reached = {}
+    for kappa in kappas:
+        settled(kappa)
+        reached[kappa] = validate()
+    best = max(reached, key=lambda kappa: (reached[kappa], -kappa))
+    settled(best)
+    return best
 
 
 def fit_slates(

@@ -18,7 +18,7 @@ import torch
 from models.content import ContentRule, FloatArray, ItemText, first_vectors
 from models.decoder import Decoder, DecoderConfig
 from models.next_item import FitConfig, NextItemModel, fit, right_aligned, weigh
-from models.next_item_decoder import NUM_KINDS, NextItemDecoder
+from models.next_item_decoder import NUM_KINDS, NextItemDecoder, settle
 from models.sasrec import Sasrec, SasrecConfig
 from models.successors import SuccessorCounts, Successors, sequence_pairs
 from models.tokenizer import Tokenizer, TokenizerConfig
@@ -118,9 +118,17 @@ def trained(maker: Maker, task: Task, config: FitConfig, seed: int) -> tuple[Nex
     model, split = maker(task, seed), task.split
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.valid))[:VALIDATED]
     histories, targets = [split.train[user] for user in chosen], split.valid[chosen]
-    fitted = fit(model, split.train, config, seed, lambda: ndcg(rank(scores_of(model), histories, targets).all_U, 10))
+
+    def validate() -> float:
+        return ndcg(rank(scores_of(model), histories, targets).all_U, 10)
+
+    fitted = fit(model, split.train, config, seed, validate)
     weigh(model, split.train, split.valid, seed)
-    took = {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb(), "epochs": float(fitted.best_epoch)}
+    took = {"epochs": float(fitted.best_epoch)}
+    if isinstance(model, NextItemDecoder):
+        took["kappa"] = settle(model, split.counts(), validate)
+        weigh(model, split.train, split.valid, seed)
+    took |= {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb()}
     return model, took | {"valid_ndcg_at_10": fitted.best, "sequences_per_s": fitted.sequences_per_s}
 
 
