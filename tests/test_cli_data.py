@@ -24,7 +24,7 @@ def printed(*arguments: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(result.stdout)
     assert set(found) >= COMMON
     for name in set(found) - COMMON:
-        assert f"{name}: " in result.stderr
+        assert f"{name}:" in result.stderr
     return found
 
 
