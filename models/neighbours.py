@@ -19,6 +19,13 @@ RESERVE = 0.1
 AT_ONCE = 1024
 
 
+def let_in(decoder: Decoder, content_NC: Tensor, first_row: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Admit new items from `first_row` on; each begins as the mean of its neighbours among the rows before."""
+    decoder.admit(content_NC, first_row, optimizer)
+    rows_N = torch.arange(first_row, first_row + len(content_NC))
+    lean(decoder, rows_N, torch.zeros(len(rows_N)), 1.0, first_row)
+
+
 @torch.no_grad()
 def lean(decoder: Decoder, rows_N: Tensor, times_N: Tensor, kappa: float, num_rows: int) -> None:
     """Let these rows lean on the others of 1..num_rows - 1, by how often each was met. All neighbours are taken as they were before."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.content import FloatArray
 from models.decoder import Context, Decoder, Vectors
-from models.neighbours import lean
+from models.neighbours import lean, let_in
 from models.next_item import right_aligned
 from models.remembered import Remembered
 from models.scoring import Scored, Wanted
@@ -52,9 +52,7 @@ class NextItemDecoder:
         """The same model with new items behind the last, known by their content and what was learned of their neighbours."""
         first = len(self.tokenizer.ids_NK) + 1
         self.tokenizer.append(vectors_NC)
-        self.decoder.admit(torch.from_numpy(vectors_NC), first)
-        new_N = torch.arange(first, first + len(vectors_NC))
-        lean(self.decoder, new_N, torch.zeros(len(new_N)), 1.0, first)
+        let_in(self.decoder, torch.from_numpy(vectors_NC), first)
         return NextItemDecoder.of(self.decoder, self.tokenizer, self.successors, self.dtype)
 
     @property
@@ -89,16 +87,14 @@ class NextItemDecoder:
         slate_BS = np.argsort(-(scores_BR + noise_BR), axis=1)[:, :num_slots]
         vectors = self.decoder.vectors(self.trie.num_items + 1)
         state_BSD = self.decoder.states(vectors, context_of(item_BL), torch.from_numpy(slate_BS))
-        asked = self._asked(Remembered.of(context_of(item_BL), self.trie, self.successors))
+        asked, scored = self._asked(Remembered.of(context_of(item_BL), self.trie, self.successors)), self._scored(vectors)
         losses = []
         for slot in range(num_slots):
             chance_BT = random.random(later_BT.shape) * (later_BT > 0)
             at_B = np.flatnonzero(later_BT.any(1))
             target_Q = later_BT[at_B, chance_BT[at_B].argmax(1)]
             before_QS = self.trie.leaf_of_item[slate_BS[at_B, :slot]].astype(np.int64)
-            losses.append(
-                -self._scored(vectors).logprobs(state_BSD[torch.from_numpy(at_B), slot], asked.at(at_B).without(before_QS), target_Q)
-            )
+            losses.append(-scored.logprobs(state_BSD[torch.from_numpy(at_B), slot], asked.at(at_B).without(before_QS), target_Q))
             later_BT[later_BT == slate_BS[:, slot : slot + 1]] = 0
         return torch.cat(losses).mean()
 

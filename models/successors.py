@@ -7,7 +7,6 @@ P pairs, B requests, L history, A sources (the newest rows that tell of an act),
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from models.content import FloatArray
 from models.trie import CountArray, IntArray
@@ -48,10 +47,6 @@ class Successors:
             return np.zeros(place_AM.shape, np.int64), np.zeros(place_AM.shape, np.float32)
         strength_AM = np.log1p(STRENGTH * self.count_P[place_AM]) * real_AM
         return np.where(real_AM, self.row_P[place_AM], 0).astype(np.int64), strength_AM.astype(np.float32)
-
-    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """What it is made of."""
-        return {"start": self.start_R, "row": self.row_P, "count": self.count_P}
 
 
 class SuccessorCounts:

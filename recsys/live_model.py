@@ -17,7 +17,7 @@ from models.artifact import Artifact
 from models.content import ContentRule, FloatArray, first_vectors
 from models.decoder import Decoder, DecoderConfig
 from models.generate import novelty
-from models.neighbours import lean
+from models.neighbours import let_in
 from models.scoring import Scored
 from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
@@ -94,8 +94,7 @@ class LiveModel:
         if end > first:
             vectors_NC = self.content.vectors(self.catalogue.texts(range(first, end)))
             self.tokenizer.append(vectors_NC)
-            self.decoder.admit(torch.from_numpy(vectors_NC), first, optimizer)
-            lean(self.decoder, torch.arange(first, end), torch.zeros(end - first), 1.0, first)
+            let_in(self.decoder, torch.from_numpy(vectors_NC), first, optimizer)
             self.exposures_R = np.concatenate([self.exposures_R, np.zeros(end - first, np.float32)])
             self._set_vocabulary()
 

@@ -1,7 +1,7 @@
 """What nobody was trained on: items that came later, and whole slates of what users went on to do.
 
 Knows nothing of files. One more decoder, trained without some of the items and without the last five of every user who has
-eight. Then the items come as new ones do, known by their content alone, and are to be found where they are a user's test item;
+eight. Then the items come as new ones do, known by their content and neighbours, and are to be found where they are a user's test item;
 and slates of ten are to hold what the five were. Shapes: U users, S slots, T targets, R item rows.
 """
 
@@ -57,7 +57,7 @@ def slate_rows(model: NextItemDecoder, split: Split, users: Sequence[IntArray], 
     fit_slates(model, split.train, seed, num_slots=SLATE, later=TARGETS)
     histories, target_UT = [rows[:-TARGETS] for rows in users], np.array([rows[-TARGETS:] for rows in users])
     ways: dict[str, Callable[[Sequence[IntArray]], IntArray]] = {
-        "autoregressive": lambda part: _slot_by_slot(model, part),
+        "autoregressive": _slot_by_slot(model),
         "independent": lambda part: np.argsort(-scores_of(model)(part), axis=1, kind="stable")[:, :SLATE],
     }
     rows = []
@@ -79,11 +79,17 @@ def slate_ndcg(slate_US: IntArray, target_UT: IntArray) -> float:
     return float((hit_US @ gain_S / ideal_U).mean())
 
 
-def _slot_by_slot(model: NextItemDecoder, histories: Sequence[IntArray]) -> IntArray:
-    batch, trie = len(histories), model.trie
+def _slot_by_slot(model: NextItemDecoder) -> Callable[[Sequence[IntArray]], IntArray]:
+    """Slates of the request path, with the model frozen once."""
+    trie = model.trie
     frozen = FrozenDecoder(model.decoder, LeafVectors.of(model.decoder, trie))
     generator = Generator(frozen, trie, np.zeros(trie.num_items + 1, np.float32), model.successors)
-    legal = Legal.of(trie, [np.zeros(0, np.int64)] * batch, [None] * batch)
-    rule = Rule(*(np.full(batch, value, np.float32) for value in (GREEDY, 0, 0)))
-    uniform_BSU = np.full((batch, SLATE, trie.levels + 1), 0.5, np.float32)
-    return generator.draw(context_of(right_aligned(histories, model.history)), legal, rule, uniform_BSU, np.full(batch, SLATE)).item_BS
+
+    def slates(histories: Sequence[IntArray]) -> IntArray:
+        batch = len(histories)
+        legal = Legal.of(trie, [np.zeros(0, np.int64)] * batch, [None] * batch)
+        rule = Rule(*(np.full(batch, value, np.float32) for value in (GREEDY, 0, 0)))
+        uniform_BSU = np.full((batch, SLATE, trie.levels + 1), 0.5, np.float32)
+        return generator.draw(context_of(right_aligned(histories, model.history)), legal, rule, uniform_BSU, np.full(batch, SLATE)).item_BS
+
+    return slates
