@@ -215,6 +215,7 @@ class Decoder(nn.Module):
             *self.code_bias,
             self.log_scale,
             self.repeat,
+            self.follow,
             self.match,
         ]
 

@@ -124,13 +124,14 @@ class Trainer:
         before = [parameter.detach().clone() for parameter in parameters]
         torch.manual_seed(self.seeds.of("torch", minute))
         terms = self._steps(chosen, num_rows, _fair_weights(fresh, len(chosen), self.config.user_cap))
-        self.model.count(*followed([lesson for lesson in fresh if lesson.own], self.model.vocabulary), self.config.successors_keep)
         reason = update_refused(self.config.guard, float(terms.loss), before, [parameter.detach() for parameter in parameters])
         if reason is not None:
             LOG.warning("minute %d: update refused: %s", minute, reason)
             with torch.no_grad():
                 for parameter, old in zip(parameters, before, strict=True):
                     parameter.copy_(old)
+        else:  # a refused minute leaves no counts either
+            self.model.count(*followed([lesson for lesson in fresh if lesson.own], self.model.vocabulary), self.config.successors_keep)
         return terms, reason
 
     def arrays(self) -> Arrays:
