@@ -26,7 +26,7 @@ ITEM_COLUMNS = ("item_id", "item", "itemId", "movieId", "movie_id", "video_id")
 USER_COLUMNS = ("user_id", "user", "userId")
 TIME_COLUMNS = ("event_time_ms", "time_ms", "time", "timestamp")
 LIST_COLUMNS = ("items", "item_ids")
-TITLE = "title"
+TITLE_COLUMNS = ("title", "movie_title")
 SEPARATOR = "|"
 """A column of text with this anywhere in it holds several values a cell."""
 
@@ -40,7 +40,7 @@ class Sequences:
 
 
 def load_items(path: Path, embeddings: Path | None = None) -> list[ItemText]:
-    """The items of a CSV or parquet table, in its order: id, `title` where there is one, all other columns as attributes.
+    """The items of a table, in its order: id, `title` where there is one, all other columns as attributes.
 
     A list column, and one of texts like "a | b", gives several values under one key. `embeddings` is an .npz with `ids` (N,)
     and `emb` (N, any); an item that it lacks, or has zeros for, is known by its text, and what it has beyond the items is left out.
@@ -51,8 +51,9 @@ def load_items(path: Path, embeddings: Path | None = None) -> list[ItemText]:
     ids = table[key].cast(pl.String)
     if ids.is_duplicated().any():
         raise ImportRefused(f"{path}: {key} {ids.filter(ids.is_duplicated())[0]!r} stands in more than one row; an item has one")
-    titles = table[TITLE].cast(pl.String).fill_null("").to_list() if TITLE in table.columns else [""] * table.height
-    columns = {name: _values(table[name], path) for name in table.columns if name not in {key, TITLE}}
+    title = next((name for name in TITLE_COLUMNS if name in table.columns), None)
+    titles = _titles(table[title]) if title else [""] * table.height
+    columns = {name: _values(table[name], path) for name in table.columns if name not in {key, title}}
     given = _embeddings(embeddings, ids) if embeddings else {}
     return [
         ItemText(item_id, title, {name: value for name, values in columns.items() if (value := values[row])}, given.get(item_id, ()))
@@ -107,6 +108,12 @@ def _column(table: pl.DataFrame, names: Sequence[str], role: str, path: Path) ->
         if name in table.columns:
             return name
     raise ImportRefused(f"{path}: no column of the {role}; it must be one of {', '.join(names)}, and there are {', '.join(table.columns)}")
+
+
+def _titles(cells: pl.Series) -> list[str]:
+    """Texts; words in a list are one."""
+    texts = cells.cast(pl.List(pl.String)).list.join(" ") if isinstance(cells.dtype, pl.List) else cells.cast(pl.String)
+    return texts.fill_null("").to_list()
 
 
 def _values(cells: pl.Series, path: Path) -> Values:

@@ -1,4 +1,4 @@
-"""Tables in CSV, TSV and parquet files, read with errors that name the file and the column. Knows nothing of what they hold."""
+"""Tables in CSV, TSV, parquet and RecBole's atomic files, read with errors that name the file and the column. Knows nothing of what they hold."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -7,6 +7,10 @@ from pathlib import Path
 import polars as pl
 
 from recsys.imports import ImportRefused
+
+
+_ATOMIC = {"token": pl.String(), "float": pl.Float64(), "token_seq": pl.List(pl.String), "float_seq": pl.List(pl.Float64)}
+"""The types that a column of an atomic file can have."""
 
 
 def times_ms(times: pl.Series, path: Path) -> pl.Series:
@@ -34,7 +38,7 @@ def _iso_ms(text: str, path: Path, column: str) -> int:
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """A CSV, TSV or parquet file with at least one row."""
+    """A CSV, TSV, parquet or atomic file (.inter, .item, .user of RecBole) with at least one row."""
     if not path.is_file():
         raise ImportRefused(f"{path}: no such file; {path.parent} holds {_listing(path.parent)}")
     try:
@@ -43,13 +47,29 @@ def read_table(path: Path) -> pl.DataFrame:
                 table = pl.read_parquet(path)
             case ".csv" | ".tsv":
                 table = pl.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema_length=10_000)
+            case ".inter" | ".item" | ".user":
+                table = _atomic(path)
             case _:
-                raise ImportRefused(f"{path}: {path.suffix!r} is none of .csv, .tsv, .parquet")
+                raise ImportRefused(f"{path}: {path.suffix!r} is none of .csv, .tsv, .parquet, .inter, .item, .user")
     except pl.exceptions.PolarsError as error:
         raise ImportRefused(f"{path}: {error}") from error
     if table.is_empty():
         raise ImportRefused(f"{path}: no rows")
     return table
+
+
+def _atomic(path: Path) -> pl.DataFrame:
+    """Tab-separated columns named `name:type`; a `_seq` type parts its values by spaces (RecBole 1.2, "Atomic files")."""
+    table = pl.read_csv(path, separator="\t", infer_schema=False, quote_char=None)
+    columns = []
+    for column in table.columns:
+        name, _, kind = column.rpartition(":")
+        form = _ATOMIC.get(kind)
+        if form is None or not name:
+            raise ImportRefused(f"{path}: column {column!r} is no name:type with a type of {', '.join(_ATOMIC)}")
+        cells = pl.col(column).str.split(" ") if isinstance(form, pl.List) else pl.col(column)
+        columns.append(cells.cast(form).alias(name))
+    return table.select(columns)
 
 
 def read_split(path: Path, separator: str, names: Sequence[str]) -> pl.DataFrame:

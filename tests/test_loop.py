@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import artifact as artifacts
 from models.generate import novelty
 from models.objective import shown_logprobs
 from models.scoring import Scored
@@ -66,6 +67,18 @@ def test_books_balance_and_every_minute_was_published(long_run: Loop) -> None:
     assert books["decisions"]["trained"] > 1000
     assert long_run.learner.policy_version >= LONG_MINUTES - 4
     assert long_run.learner.stats.num_refused == 0
+
+
+def test_a_refused_minute_leaves_neither_weights_nor_counts(tmp_path: Path) -> None:
+    refused = finished(tmp_path, SHORT_MINUTES, settings=["learner.trainer.guard.max_change=1e-9"])
+    last = publisher.current(refused.learner.directory)
+    assert last is not None
+    versions = [artifacts.read(last.directory.parent / str(last.policy_version - back)) for back in (4, 0)]
+    assert refused.learner.stats.num_refused == refused.learner.stats.num_updates > 2
+    first, final = ({id(rows) for rows in version.decoder.row_parameters()} for version in versions)  # these grow with the catalogue
+    before, after = (list(version.decoder.parameters()) for version in versions)
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True) if id(old) not in first and id(new) not in final)
+    assert len(versions[1].followed.key_P) == 0
 
 
 def test_freshness_is_what_the_windows_say(long_run: Loop) -> None:

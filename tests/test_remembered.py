@@ -78,7 +78,8 @@ def test_before_anything_is_learned_of_it_nothing_changes() -> None:
     fresh = type(decoder)(decoder.config, codes=decoder.codes, content_RC=decoder.content_RC, num_kinds=decoder.num_kinds)
     assert fresh.repeat.shape == (2, decoder.num_kinds, 16)
     assert not fresh.repeat.any()
-    assert any(parameter is fresh.repeat for parameter in fresh.head_parameters())
+    for weights in (fresh.repeat, fresh.follow, fresh.match):
+        assert any(parameter is weights for parameter in fresh.head_parameters())
 
 
 @pytest.mark.parametrize("levels", [1, 2])

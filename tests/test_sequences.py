@@ -45,6 +45,19 @@ def test_an_item_is_its_id_its_title_and_all_other_columns(tmp_path: Path) -> No
     ]
 
 
+def test_atomic_files_of_recbole_say_their_types_in_the_header(tmp_path: Path) -> None:
+    items, met = tmp_path / "m.item", tmp_path / "m.inter"
+    items.write_text('item_id:token\tmovie_title:token_seq\tyear:float\tclass:token_seq\n07\tToy "Story"\t1995\tfor Children\n1\t\t\tx\n')
+    met.write_text("user_id:token\titem_id:token\ttimestamp:float\nu\t1\t20\nu\t07\t10\n")
+    known = load_items(items)
+    assert known[0] == ItemText("07", 'Toy "Story"', {"year": "1995.0", "class": ("for", "Children")})
+    assert known[1] == ItemText("1", "", {"class": ("x",)})
+    assert [one.tolist() for one in load_sequences(met, known).by_user] == [[0, 1]]
+    items.write_text("item_id:token\ttitle:words\n1\tx\n")
+    with pytest.raises(ValueError, match=r"'title:words' is no name:type with a type of token, float, token_seq, float_seq"):
+        load_items(items)
+
+
 @pytest.mark.parametrize("name", ["item", "item_id", "movieId", "video_id"])
 def test_a_csv_reads_like_a_parquet_file_whatever_its_id_is_called(tmp_path: Path, name: str) -> None:
     table = pl.DataFrame({"year": [1979, 1995], name: ["a", "b"]})
