@@ -1,41 +1,74 @@
 """What an update minimizes: pure functions of log-probabilities and rewards. Knows nothing of decoders, batches or events.
 
 All take flat tensors (Q,), one entry a shown slot, and return one loss an entry. `logged_Q` is the log-probability with
-which the acting policy drew the slot; `advantage_Q` is the reward less a baseline.
+which the acting policy drew the slot; `advantage_Q` is the reward less a baseline. The ratio is π / π as logged.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PolicyLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+PolicyLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(log-probability, logged, advantage, reward) → loss. Twice the advantage and the reward are twice the loss."""
+
+CLIP, EARLY = 0.2, 0.1
+"""How far a ratio may be from 1 before `clip` stops it, and how much further `ecpo` lets it go."""
 
 
-def topr(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor) -> Tensor:
+def topr(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor, reward_Q: Tensor) -> Tensor:
     """Tapered off-policy REINFORCE (Le Roux et al. 2025, arXiv:2503.14286): gains at full weight, losses at A · min(ratio, 1).
 
     What the policy no longer does needs no further pushing down, so a stale negative fades; a stale positive does not.
     """
+    del reward_Q
     ratio_Q = (logprob_Q.detach() - logged_Q).clamp(max=0).exp()
     weight_Q = torch.where(advantage_Q >= 0, advantage_Q, advantage_Q * ratio_Q)
     return -weight_Q * logprob_Q
 
 
-def reinforce(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor) -> Tensor:
+def reinforce(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor, reward_Q: Tensor) -> Tensor:
     """REINFORCE as if the acting policy were the present one (Williams 1992); `logged_Q` plays no part."""
-    del logged_Q
+    del logged_Q, reward_Q
     return -advantage_Q * logprob_Q
 
 
-def clip(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor, width: float = 0.2) -> Tensor:
-    """The clipped ratio of PPO (Schulman et al. 2017, arXiv:1707.06347) on single slots."""
+def clip(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor, reward_Q: Tensor) -> Tensor:
+    """The clipped ratio of PPO (Schulman et al. 2017, arXiv:1707.06347) on single slots.
+
+    With the slate as the group it is GRPO (Shao et al. 2024, arXiv:2402.03300) without its division by the group's deviation.
+    """
+    del reward_Q
     ratio_Q = (logprob_Q - logged_Q).exp()
-    return -torch.minimum(ratio_Q * advantage_Q, ratio_Q.clamp(1 - width, 1 + width) * advantage_Q)
+    return -torch.minimum(ratio_Q * advantage_Q, ratio_Q.clamp(1 - CLIP, 1 + CLIP) * advantage_Q)
 
 
-POLICY_LOSSES: dict[str, PolicyLoss] = {"topr": topr, "reinforce": reinforce, "clip": clip}
+def ecpo(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor, reward_Q: Tensor) -> Tensor:
+    """Early-clipped GRPO (OneRec, arXiv:2506.13695): `clip`, but no ratio is above 1 + CLIP + EARLY: a loss's had no bound."""
+    bound_Q = logprob_Q.detach() - math.log(1 + CLIP + EARLY)
+    return clip(logprob_Q, torch.maximum(logged_Q, bound_Q), advantage_Q, reward_Q)
+
+
+def gbpo(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor, reward_Q: Tensor) -> Tensor:
+    """Gradient-bounded policy optimization (OneRec-V2, arXiv:2508.20900): the ratio to max(logged, π) for gains, to
+    max(logged, 1 - π) for losses, so that neither pushes harder than cross-entropy on the slot would.
+    """
+    del reward_Q
+    now_Q = logprob_Q.detach()
+    not_Q = torch.log1p(-now_Q.exp())
+    bound_Q = torch.maximum(logged_Q, torch.where(advantage_Q >= 0, now_Q, not_Q))
+    return -(logprob_Q - bound_Q).exp() * advantage_Q
+
+
+def sft(logprob_Q: Tensor, logged_Q: Tensor, advantage_Q: Tensor, reward_Q: Tensor) -> Tensor:
+    """Supervised: the likelihood of what earned a reward, times the reward. What earned nothing teaches nothing."""
+    del logged_Q, advantage_Q
+    return -reward_Q.clamp(min=0) * logprob_Q
+
+
+POLICY_LOSSES: dict[str, PolicyLoss] = {"topr": topr, "gbpo": gbpo, "ecpo": ecpo, "clip": clip, "reinforce": reinforce, "sft": sft}
 
 
 def leave_one_out(reward_BS: Tensor, shown_BS: Tensor) -> Tensor:

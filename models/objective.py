@@ -43,6 +43,7 @@ class ObjectiveConfig:
     """Weights of the terms."""
 
     policy: str = "topr"
+    """The rule of the policy term: one of models.losses.POLICY_LOSSES."""
     policy_weight: float = 1.0
     value_weight: float = 0.5
     likelihood_weight: float = 1.0
@@ -86,7 +87,8 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig) -> Terms:
     baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * value_Q.detach().sigmoid()
     advantage_Q = reward_Q - baseline_Q
     value = _mean(weight_Q * value_loss(value_Q, reward_Q))
-    policy = _mean(POLICY_LOSSES[config.policy](logprob_Q[own_Q], logged_Q[own_Q], (weight_Q * advantage_Q)[own_Q]))
+    loss_Q = POLICY_LOSSES[config.policy](logprob_Q[own_Q], logged_Q[own_Q], advantage_Q[own_Q], reward_Q[own_Q])
+    policy = _mean(weight_Q[own_Q] * loss_Q)
     taken_Q = ~own_Q & (reward_Q > 0)
     likelihood = _mean(-(weight_Q * logprob_Q)[taken_Q])
     loss = config.value_weight * value + config.policy_weight * policy + config.likelihood_weight * likelihood

@@ -197,8 +197,8 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
             if own:
                 rewards, shown = (torch.from_numpy(column[[at]]) for column in (batch.reward_BS, batch.shown_BS))
                 baseline = 0.75 * float(leave_one_out(rewards, shown.float())[0, slot]) + 0.25 * q
-                advantage = torch.tensor([weight * (reward - baseline)])
-                policy.append(float(topr(logprob, torch.from_numpy(batch.logged_BS[at, slot : slot + 1]), advantage)))
+                advantage, logged = torch.tensor([reward - baseline]), torch.from_numpy(batch.logged_BS[at, slot : slot + 1])
+                policy.append(weight * float(topr(logprob, logged, advantage, torch.tensor([reward]))))
             elif reward > 0:
                 likelihood.append(-weight * float(logprob))
     assert terms.policy == pytest.approx(np.mean(policy), abs=1e-5)
