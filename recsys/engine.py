@@ -5,33 +5,23 @@ whatever it acknowledges is in the log before it says so, and in the user's memo
 """
 
 import hashlib
-import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from recsys.admission import MAX_ENTRIES, Admission, BadRequest, check_item
 from recsys.catalogue import Catalogue, change_of
 from recsys.experiment import ExperimentConfig, assign
 from recsys.features import Wish
 from recsys.ledger import Ledger
 from recsys.memory import Memory, MemoryConfig
-from recsys.policy import Asked, Policy, UniformPolicy
-from recsys.tokens import BadToken, TokenMint
+from recsys.policy import Asked, Choice, Policy, UniformPolicy
+from recsys.tokens import TokenMint
 from streaming.clock import Clock
 from streaming.events import Decision, Event, Item, ItemChange, Tick, UnreadableRecord, decode, encode
-from streaming.joiner import MAX_VALUE
 from streaming.log import Entry, EventLog, partition_of
 from streaming.proto.recommender_pb2 import Degraded, RecommendRequest, RecommendResponse, Rejection, Seen, Slot
-
-MAX_ID_BYTES = 256
-MAX_ENTRIES = 10_000
-MAX_TEXT_BYTES = 10_000
-MAX_REQUEST_BYTES = 500_000
-"""A Decision repeats its request and must fit a record of the log, 1,000,000 bytes."""
-
-
-class BadRequest(ValueError):
-    """A request that can't be answered; the message names the field, its value and what is allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +50,7 @@ class Identity:
 
 
 class Engine:
-    """One server's state over one log. Safe to call from many threads; requests are answered one at a time."""
+    """One server's state over one log. Safe to call from many threads; one call is answered at a time."""
 
     def __init__(
         self,
@@ -76,6 +66,7 @@ class Engine:
     ) -> None:
         self.config, self.experiment, self.identity, self.clock = config, experiment, identity, clock
         self._log, self._items_log, self._mint = log, items_log, mint
+        self._admission = Admission(config.future_ms, mint, is_wall=clock.is_wall)
         self._lock = threading.RLock()
         self._policies: dict[str, Policy] = {}
         self._cold = UniformPolicy()
@@ -112,23 +103,38 @@ class Engine:
 
     # Recommend -------------------------------------------------------------------------------------------------------
 
+    def check(self, request: RecommendRequest) -> None:
+        """BadRequest for one that can't be answered. Waits for nobody."""
+        self._admission.check_request(request, self.clock.now_ms())
+
     def recommend(self, request: RecommendRequest) -> RecommendResponse:
         """Generate a slate and append the Decision. BadRequest; LogUnavailable when the Decision can't be kept."""
+        return self.recommend_many([request])[0]
+
+    def recommend_many(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
+        """A slate for each, as if they had come one after the other; those of different users are drawn and appended together.
+
+        BadRequest for the first that can't be answered, before any of them is; LogUnavailable when Decisions can't be kept.
+        """
         with self._lock:
             now_ms = self.clock.now_ms()
-            self._check_request(request, now_ms)
-            before = self._ledger.decision(request.user_id, request.request_id)
-            if before is None:
-                before = self._decide(request, request.event_time_ms or now_ms)
-                self._append([Entry(request.user_id.encode(), encode(before, now_ms))])
-            return _response(before)
+            for request in requests:
+                self._admission.check_request(request, now_ms)
+            decisions: dict[int, Decision] = {}
+            for places in _rounds([request.user_id for request in requests]):
+                decisions.update(zip(places, self._answer([requests[place] for place in places], now_ms), strict=True))
+            return [_response(decisions[place]) for place in range(len(requests))]
 
-    def _decide(self, request: RecommendRequest, time_ms: int) -> Decision:
-        variant = assign(self.experiment, request.user_id)
-        policy = self._policies.get(variant)
-        degraded = self._degraded[variant] if policy else Degraded.DEGRADED_NO_POLICY
-        policy = policy or self._cold
-        partition = self._partition(request.user_id)
+    def _answer(self, requests: Sequence[RecommendRequest], now_ms: int) -> list[Decision]:
+        """The Decisions of requests of different users: those that were answered before, and new ones, made durable."""
+        before = [self._ledger.decision(request.user_id, request.request_id) for request in requests]
+        asked = [self._asked(request) for request, known in zip(requests, before, strict=True) if known is None]
+        made = self._decide(asked, now_ms)
+        self._append([Entry(decision.user_id.encode(), encode(decision, now_ms)) for decision in made])
+        new = iter(made)
+        return [known or next(new) for known in before]
+
+    def _asked(self, request: RecommendRequest) -> "_Asked":
         seen_excluded = self.config.exclude_seen if request.seen == Seen.SEEN_DEFAULT else request.seen == Seen.SEEN_EXCLUDE
         wish = Wish(
             list(request.exclude_item_ids),
@@ -142,58 +148,49 @@ class Engine:
         digest = hashlib.sha256(f"{self.identity.run_seed}\0{request.user_id}\0{name}".encode()).digest()
         size = request.slate_size or self.config.default_slate_size
         seed = int.from_bytes(digest[16:24], "big")
-        context = dict(request.context)
-        choice = policy.decide(Asked(self.memory.view(request.user_id), context, size, wish, seed), self.catalogue)
+        asked = Asked(self.memory.view(request.user_id), dict(request.context), size, wish, seed)
+        return _Asked(request, assign(self.experiment, request.user_id), digest[:16].hex(), asked)
+
+    def _decide(self, requests: Sequence["_Asked"], now_ms: int) -> list[Decision]:
+        """In order; each variant's policy draws all of its slates at once."""
+        decisions: dict[str, Decision] = {}
+        for variant in {one.variant: None for one in requests}:
+            own = [one for one in requests if one.variant == variant]
+            policy = self._policies.get(variant, self._cold)
+            for one, choice in zip(own, policy.decide([one.asked for one in own], self.catalogue), strict=True):
+                decisions[one.decision_id] = self._decision(one, choice, policy, now_ms)
+        return [decisions[one.decision_id] for one in requests]
+
+    def _decision(self, one: "_Asked", choice: Choice, policy: Policy, now_ms: int) -> Decision:
+        request, asked, wish = one.request, one.asked, one.asked.wish
         decision = Decision(
-            decision_id=digest[:16].hex(),
+            decision_id=one.decision_id,
             user_id=request.user_id,
-            event_time_ms=time_ms,
-            variant=variant,
+            event_time_ms=request.event_time_ms or now_ms,
+            variant=one.variant,
             policy_version=policy.policy_version,
             item_ids=choice.item_ids,
             slot_logprobs=choice.logprobs,
-            memory_offset=self.memory.next_offset[partition],
+            memory_offset=self.memory.next_offset[partition_of(request.user_id.encode(), self._log.num_partitions)],
             items_offset=wish.items_offset,
             request_id=request.request_id,
-            slate_size=size,
-            context=context,
+            slate_size=asked.slate_size,
+            context=asked.context,
             exclude_item_ids=wish.exclude_item_ids,
             candidate_item_ids=wish.candidate_item_ids,
             where=wish.where,
-            seen_excluded=seen_excluded,
+            seen_excluded=wish.seen_excluded,
             way=policy.drawing.way,
             temperature=policy.drawing.temperature,
             floor=policy.drawing.floor,
             novelty_bonus=policy.drawing.novelty_bonus,
             behavior_digest=self.identity.behavior_digest,
-            seed=seed,
-            degraded=degraded,
+            seed=asked.seed,
+            degraded=self._degraded.get(one.variant, Degraded.DEGRADED_NO_POLICY),
             trained_through_ms=policy.trained_through_ms,
         )
         decision.decision_token = self._mint.token(decision)
         return decision
-
-    def _check_request(self, request: RecommendRequest, now_ms: int) -> None:
-        if request.ByteSize() > MAX_REQUEST_BYTES:
-            raise BadRequest(f"the request has {request.ByteSize()} bytes; at most {MAX_REQUEST_BYTES}")
-        _check_id("user_id", request.user_id, required=True)
-        _check_id("request_id", request.request_id, required=False)
-        if request.slate_size > 100:
-            raise BadRequest(f"slate_size is {request.slate_size}; it must be 1..100, or 0 for the default")
-        if request.seen not in Seen.values():
-            raise BadRequest(f"seen is {request.seen}; it must be one of {', '.join(map(str, Seen.values()))}")
-        self._check_time(request.event_time_ms, now_ms)
-        if request.event_time_ms and self.clock.is_wall:
-            raise BadRequest(f"event_time_ms is {request.event_time_ms}; this server is on the wall clock: it must be 0")
-        for name in ("exclude_item_ids", "candidate_item_ids", "context", "where"):
-            if len(getattr(request, name)) > MAX_ENTRIES:
-                raise BadRequest(f"{name} has {len(getattr(request, name))} entries; at most {MAX_ENTRIES}")
-        for name in ("exclude_item_ids", "candidate_item_ids"):
-            for item_id in getattr(request, name):
-                _check_id(f"an entry of {name}", item_id, required=True)
-        for name in ("context", "where"):
-            for key in getattr(request, name):
-                _check_id(f"a key of {name}", key, required=True)
 
     # RecordEvents ----------------------------------------------------------------------------------------------------
 
@@ -207,7 +204,7 @@ class Engine:
             ids: set[str] = set()
             for index, event in enumerate(events):
                 try:
-                    self._check_event(event, now_ms)
+                    self._admission.check_event(event, now_ms, self.catalogue)
                 except BadRequest as error:
                     rejected.append(Rejection(index=index, reason=str(error)))
                     continue
@@ -222,45 +219,6 @@ class Engine:
             self._append(entries)
             return accepted, rejected
 
-    def _check_event(self, event: Event, now_ms: int) -> None:
-        _check_id("event_id", event.event_id, required=True)
-        _check_id("user_id", event.user_id, required=True)
-        self._check_time(event.event_time_ms, now_ms)
-        match event.WhichOneof("body"):
-            case "exposure":
-                num_slots = self._num_slots(event.exposure.decision_token, event.user_id, now_ms)
-                if not event.exposure.slots:
-                    raise BadRequest("exposure.slots is empty; name at least one slot")
-                if len(event.exposure.slots) > num_slots:
-                    raise BadRequest(f"exposure.slots has {len(event.exposure.slots)} entries; the slate has {num_slots} slots")
-                for slot in event.exposure.slots:
-                    _check_slot(slot, num_slots)
-            case "feedback":
-                feedback = event.feedback
-                _check_slot(feedback.slot, self._num_slots(feedback.decision_token, event.user_id, now_ms))
-                _check_id("feedback.kind", feedback.kind, required=True)
-                _check_value("feedback.value", feedback.value)
-            case "interaction":
-                interaction = event.interaction
-                _check_id("interaction.kind", interaction.kind, required=True)
-                _check_value("interaction.value", interaction.value)
-                if not self.catalogue.row_of(interaction.item_id):
-                    raise BadRequest(f"interaction.item_id {interaction.item_id[:80]!r} is not in the catalogue")
-            case _:
-                raise BadRequest("the event has no body; it must be one of exposure, feedback, interaction")
-
-    def _num_slots(self, token: str, user_id: str, now_ms: int) -> int:
-        try:
-            return self._mint.check(token, user_id, now_ms).num_slots
-        except BadToken as error:
-            raise BadRequest(str(error)) from None
-
-    def _check_time(self, event_time_ms: int, now_ms: int) -> None:
-        if not 0 <= event_time_ms <= now_ms + self.config.future_ms:
-            raise BadRequest(
-                f"event_time_ms is {event_time_ms}; it must be 0 (now) or up to {self.config.future_ms} ms after now, {now_ms}"
-            )
-
     # UpsertItems -----------------------------------------------------------------------------------------------------
 
     def upsert(self, items: Sequence[Item]) -> tuple[int, list[Rejection]]:
@@ -272,7 +230,7 @@ class Engine:
             values, rejected = [], []
             for index, item in enumerate(items):
                 try:
-                    _check_item(item)
+                    check_item(item)
                 except BadRequest as error:
                     rejected.append(Rejection(index=index, reason=str(error)))
                 else:
@@ -282,9 +240,6 @@ class Engine:
             return len(values), rejected
 
     # The log ---------------------------------------------------------------------------------------------------------
-
-    def _partition(self, user_id: str) -> int:
-        return partition_of(user_id.encode(), self._log.num_partitions)
 
     def _append(self, entries: Sequence[Entry]) -> None:
         """Make durable, then apply; what another server appended in between is applied before, in the log's order."""
@@ -330,6 +285,28 @@ class Engine:
             self.catalogue.apply(offset, change)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A request, who answers it, and the id that its Decision will have."""
+
+    request: RecommendRequest
+    variant: str
+    decision_id: str
+    asked: Asked
+
+
+def _rounds(user_ids: Sequence[str]) -> list[list[int]]:
+    """Places by round: the first request of each user, then the second of each, and so on."""
+    rounds: list[list[int]] = []
+    num_before: Counter[str] = Counter()
+    for place, user_id in enumerate(user_ids):
+        if num_before[user_id] == len(rounds):
+            rounds.append([])
+        rounds[num_before[user_id]].append(place)
+        num_before[user_id] += 1
+    return rounds
+
+
 def _response(decision: Decision) -> RecommendResponse:
     slots = [Slot(item_id=item, logprob=logprob) for item, logprob in zip(decision.item_ids, decision.slot_logprobs, strict=True)]
     return RecommendResponse(
@@ -341,42 +318,3 @@ def _response(decision: Decision) -> RecommendResponse:
         trained_through_ms=decision.trained_through_ms,
         degraded=decision.degraded,
     )
-
-
-def _check_id(name: str, value: str, *, required: bool) -> None:
-    if required and not value:
-        raise BadRequest(f"{name} is empty")
-    if "\0" in value:  # what stands between the parts of what is signed
-        raise BadRequest(f"{name} holds a NUL character")
-    if len(value.encode()) > MAX_ID_BYTES:
-        raise BadRequest(f"{name} has {len(value.encode())} bytes; at most {MAX_ID_BYTES}")
-
-
-def _check_slot(slot: int, num_slots: int) -> None:
-    if slot >= num_slots:
-        raise BadRequest(f"slot {slot} is outside the slate; it has slots 0..{num_slots - 1}" if num_slots else "the slate has no slots")
-
-
-def _check_value(name: str, value: float) -> None:
-    if not math.isfinite(value) or abs(value) > MAX_VALUE:
-        raise BadRequest(f"{name} is {value}; it must be a number of at most {MAX_VALUE:g} in size")
-
-
-def _check_item(item: Item) -> None:
-    _check_id("item_id", item.item_id, required=True)
-    _check_text(item.title, item.attributes)
-    if len(item.embedding) > 4096:
-        raise BadRequest(f"embedding has {len(item.embedding)} values; at most 4096")
-    for value in item.embedding:
-        if not math.isfinite(value) or abs(value) > 1e6:
-            raise BadRequest(f"embedding holds {value}; each value must be a number of at most 1e6 in size")
-    if len(item.embedding) and not any(item.embedding):
-        raise BadRequest("embedding is all zeros; leave it out to use title and attributes")
-
-
-def _check_text(title: str, attributes: Mapping[str, str]) -> None:
-    total_bytes = len(title.encode()) + sum(len(key.encode()) + len(value.encode()) for key, value in attributes.items())
-    if total_bytes > MAX_TEXT_BYTES:
-        raise BadRequest(f"title and attributes have {total_bytes} bytes; at most {MAX_TEXT_BYTES}")
-    if any(not key for key in attributes):
-        raise BadRequest("attributes has an empty key")

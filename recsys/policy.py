@@ -1,6 +1,6 @@
 """Policies: a request and a memory in, a slate and its log-probabilities out. Knows nothing of logs, tokens or gRPC."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from models.artifact import Artifact
 from models.content import FloatArray
 from models.generate import WAYS, Generator, novelty
 from models.inference import FrozenDecoder, LeafVectors
-from models.trie import Trie
+from models.trie import IntArray, Trie
 from models.walk import Rule
 from recsys.catalogue import Catalogue, Vocabulary
 from recsys.features import Shelf, Wish, contexts, legal_of, ruling
@@ -74,8 +74,8 @@ class Policy(Protocol):
     def drawing(self) -> DrawingConfig:
         """How it draws."""
 
-    def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
-        """Draw a slate. Deterministic given the request, its seed and the catalogue."""
+    def decide(self, asked: Sequence[Asked], catalogue: Catalogue) -> list[Choice]:
+        """Draw a slate for each. Deterministic given the request, its seed and the catalogue: what else is in the batch only rounds."""
 
 
 class GenerativePolicy:
@@ -92,18 +92,21 @@ class GenerativePolicy:
         config = artifact.decoder.config
         self._history, self._num_buckets, self._max_slots = config.rows_read, config.features, config.max_slots
 
-    def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
+    def decide(self, asked: Sequence[Asked], catalogue: Catalogue) -> list[Choice]:
         """See Policy."""
         vocabulary = self._shelf.vocabulary
-        context = contexts([asked.view], [asked.context], vocabulary, self._history, self._num_buckets)
-        ruled = ruling(asked.wish, asked.view, catalogue, self._shelf, vocabulary.num_rows)
-        size = min(asked.slate_size, self._max_slots)
-        uniform_BSU = _uniform(asked.seed, size, self._generator.trie.levels + 1)
-        legal, rule = legal_of([ruled], self._shelf.trie), _rule(self.drawing)
-        slates = self._generator.draw(context, legal, rule, uniform_BSU, np.array([size]), way=self.drawing.way)
-        rows = slates.item_BS[0]
-        kept = rows > 0
-        return Choice([vocabulary.item_ids[row - 1] for row in rows[kept]], slates.logprob_BS[0][kept].tolist())
+        views = [one.view for one in asked]
+        context = contexts(views, [one.context for one in asked], vocabulary, self._history, self._num_buckets)
+        rulings = [ruling(one.wish, one.view, catalogue, self._shelf, vocabulary.num_rows) for one in asked]
+        sizes_B = np.minimum([one.slate_size for one in asked], self._max_slots)
+        uniform_BSU = _uniform([one.seed for one in asked], int(sizes_B.max()), self._generator.trie.levels + 1)
+        legal, rule = legal_of(rulings, self._shelf.trie), _rule(self.drawing, len(asked))
+        slates = self._generator.draw(context, legal, rule, uniform_BSU, sizes_B, way=self.drawing.way)
+        return [self._choice(*slate) for slate in zip(slates.item_BS, slates.logprob_BS, strict=True)]
+
+    def _choice(self, item_S: IntArray, logprob_S: FloatArray) -> Choice:
+        item_ids, kept_S = self._shelf.vocabulary.item_ids, item_S > 0
+        return Choice([item_ids[row - 1] for row in item_S[kept_S].tolist()], logprob_S[kept_S].tolist())
 
 
 class UniformPolicy:
@@ -117,22 +120,26 @@ class UniformPolicy:
         self._catalogue = Catalogue()
         self._shelf = _plain_shelf(self._catalogue)
 
-    def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
+    def decide(self, asked: Sequence[Asked], catalogue: Catalogue) -> list[Choice]:
         """See Policy."""
         shelf = self._shelf_of(catalogue)
-        ruled = ruling(asked.wish, asked.view, catalogue, shelf, shelf.vocabulary.num_rows)
-        allowed = np.arange(shelf.trie.num_items) if ruled.allow is None else ruled.allow
-        rows = shelf.trie.item_of_leaf[np.setdiff1d(allowed, ruled.exclude)]
-        size = min(asked.slate_size, len(rows))
-        drawn = np.random.Generator(np.random.Philox(asked.seed)).permutation(rows)[:size].tolist()
-        item_ids = shelf.vocabulary.item_ids
-        return Choice([item_ids[row - 1] for row in drawn], [float(-np.log(len(rows) - slot)) for slot in range(size)])
+        return [_even(one, catalogue, shelf) for one in asked]
 
     def _shelf_of(self, catalogue: Catalogue) -> Shelf:
         """Built anew only when the items are others: 20,000 of them take 20 ms."""
         if self._catalogue is not catalogue or self._shelf.trie.num_items != len(catalogue.item_ids):
             self._catalogue, self._shelf = catalogue, _plain_shelf(catalogue)
         return self._shelf
+
+
+def _even(asked: Asked, catalogue: Catalogue, shelf: Shelf) -> Choice:
+    ruled = ruling(asked.wish, asked.view, catalogue, shelf, shelf.vocabulary.num_rows)
+    allowed = np.arange(shelf.trie.num_items) if ruled.allow is None else ruled.allow
+    rows = shelf.trie.item_of_leaf[np.setdiff1d(allowed, ruled.exclude)]
+    size = min(asked.slate_size, len(rows))
+    drawn = np.random.Generator(np.random.Philox(asked.seed)).permutation(rows)[:size].tolist()
+    item_ids = shelf.vocabulary.item_ids
+    return Choice([item_ids[row - 1] for row in drawn], [float(-np.log(len(rows) - slot)) for slot in range(size)])
 
 
 def _plain_shelf(catalogue: Catalogue) -> Shelf:
@@ -142,10 +149,13 @@ def _plain_shelf(catalogue: Catalogue) -> Shelf:
     return Shelf(Vocabulary(tuple(catalogue.item_ids)), np.arange(size + 1) > 0, trie)
 
 
-def _uniform(seed: int, size: int, numbers: int) -> FloatArray:
-    random = np.random.Generator(np.random.Philox(seed))
-    return random.random((1, size, numbers), dtype=np.float32)
+def _uniform(seeds: Sequence[int], size: int, numbers: int) -> FloatArray:
+    """Each request's own numbers, (B, S, U): the first slots' are the same, however many slots there are."""
+    uniform_BSU = np.empty((len(seeds), size, numbers), np.float32)
+    for seed, uniform_SU in zip(seeds, uniform_BSU, strict=True):
+        np.random.Generator(np.random.Philox(seed)).random(dtype=np.float32, out=uniform_SU)
+    return uniform_BSU
 
 
-def _rule(drawing: DrawingConfig) -> Rule:
-    return Rule(*(np.array([value], np.float32) for value in (drawing.temperature, drawing.floor, drawing.novelty_bonus)))
+def _rule(drawing: DrawingConfig, batch: int) -> Rule:
+    return Rule(*(np.full(batch, value, np.float32) for value in (drawing.temperature, drawing.floor, drawing.novelty_bonus)))

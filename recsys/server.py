@@ -21,8 +21,9 @@ from grpc_reflection.v1alpha import reflection
 
 from models.artifact import Artifact, BadArtifact
 from recsys import publisher
+from recsys.admission import BadRequest
 from recsys.catalogue import Catalogue
-from recsys.engine import BadRequest, Engine
+from recsys.engine import Engine
 from recsys.features import Wish
 from recsys.memory import View
 from recsys.policy import Asked, DrawingConfig, GenerativePolicy, Policy
@@ -190,7 +191,7 @@ def _check_golden(artifact: Artifact, policy: Policy) -> None:
             raise BadArtifact(f"version {policy.policy_version}: {name} holds what is not a number")
     nobody = View(*(np.zeros(0, np.int64) for _ in range(3)))
     with np.errstate(all="ignore"):  # what overflows is seen in the answer
-        choice = policy.decide(Asked(nobody, {}, 10, Wish([], [], {}, False, 0), seed=0), Catalogue())
+        choice = policy.decide([Asked(nobody, {}, 10, Wish([], [], {}, False, 0), seed=0)], Catalogue())[0]
     num_expected = min(10, artifact.decoder.config.max_slots, int((~artifact.retired_N).sum()))
     if not len(set(choice.item_ids)) == len(choice.item_ids) == num_expected:
         raise BadArtifact(f"version {policy.policy_version}: the golden request got {choice.item_ids}, not {num_expected} items")

@@ -1,7 +1,7 @@
 """What tests of serving stand on: an engine over fresh logs, what users send it, and a server on a port with a client."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,12 +95,12 @@ class WatchedPolicy:
     def __post_init__(self) -> None:
         self.may_answer.set()
 
-    def decide(self, asked: Asked, catalogue: Catalogue) -> Choice:
-        self.asked.append(asked)
+    def decide(self, asked: Sequence[Asked], catalogue: Catalogue) -> list[Choice]:
+        self.asked += asked
         self.entered.release()
         assert self.may_answer.wait(30)
-        names = catalogue.item_ids[: asked.slate_size]
-        return Choice(names, [-0.5] * len(names))
+        slates = [catalogue.item_ids[: one.slate_size] for one in asked]
+        return [Choice(names, [-0.5] * len(names)) for names in slates]
 
 
 # What users send -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.engine import BadRequest, EngineConfig
+from recsys.admission import BadRequest
+from recsys.engine import EngineConfig
 from recsys.memory import SHOWN, MemoryConfig
 from recsys.tokens import TokenMint
 from streaming.clock import SystemClock

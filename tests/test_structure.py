@@ -31,6 +31,7 @@ worlds datasets sequences
 truth tables semantic_ids
 imports options
 click_model
+admission
 abtest ope experiment catalogue ledger tokens durable client
 recommender_pb2_grpc
 """
