@@ -1,4 +1,4 @@
-"""The engine behind gRPC: hot swap of versions, health, authentication, limits and drain. The one importer of grpc.
+"""The engine behind gRPC: batches, health, authentication, limits and drain. The one importer of grpc for servers.
 
 Knows nothing of how a slate is generated, nor of what an event means: that is the engine's. One `step()` a second, by
 whoever drives the process; calls are answered by their own threads meanwhile.
@@ -6,7 +6,6 @@ whoever drives the process; calls are answered by their own threads meanwhile.
 
 import hmac
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,25 +14,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from models.artifact import Artifact, BadArtifact
-from recsys import publisher
 from recsys.admission import BadRequest
+from recsys.batches import Batches
 from recsys.catalogue import Catalogue
 from recsys.engine import Engine
-from recsys.features import Wish
-from recsys.memory import View
-from recsys.policy import Asked, DrawingConfig, GenerativePolicy, Policy
-from recsys.publisher import Published
+from recsys.hot_swap import HotSwap, Loaded
+from recsys.policy import DrawingConfig
 from recsys.recommender_pb2_grpc import RecommenderServicer, add_RecommenderServicer_to_server
 from streaming.clock import Clock
 from streaming.log import LogUnavailable
 from streaming.proto import recommender_pb2
 from streaming.proto.recommender_pb2 import (
-    Degraded,
     GetStatusRequest,
     GetStatusResponse,
     RecommendRequest,
@@ -46,8 +40,6 @@ from streaming.proto.recommender_pb2 import (
 )
 
 SERVICE = str(recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name)
-RETRY_REFUSED_MS = 60_000
-"""A version that was refused is tried again after this long: a disk may have been at fault and not its bytes."""
 
 _Answer = TypeVar("_Answer")
 
@@ -58,8 +50,10 @@ class ServerConfig:
 
     address: str = "127.0.0.1:0"
     """HOST:PORT; port 0 means a free one, which `start` returns."""
-    max_workers: int = 4
-    """Threads that answer. The engine answers one request at a time, so more only wait inside it."""
+    max_workers: int = 32
+    """Threads that answer: each call that waits holds one."""
+    max_batch: int = 16
+    """Slates made at once for requests that wait for each other."""
     max_concurrent: int = 64
     """Calls held at once; one more is answered RESOURCE_EXHAUSTED."""
     max_message_bytes: int = 1_000_000
@@ -73,7 +67,7 @@ class ServerConfig:
         host, _, port = self.address.rpartition(":")
         if not host or not port.isdecimal() or int(port) > 65_535:
             raise ValueError(f"server.address is {self.address!r}; it must be HOST:PORT, the port 0..65535")
-        limits = {"max_workers": (1, 256), "max_concurrent": (1, 100_000), "max_message_bytes": (1_000, 64_000_000)}
+        limits = {"max_workers": (1, 256), "max_batch": (1, 256), "max_concurrent": (1, 100_000), "max_message_bytes": (1_000, 64_000_000)}
         limits |= {"tick_interval_ms": (1, 60_000), "grace_s": (0, 600)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
@@ -109,99 +103,6 @@ class Access:
         return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)
 
 
-# Versions -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The version that answers for a variant."""
-
-    published: Published
-    policy: Policy
-    loaded_at_ms: int
-    load_s: float
-    """Wall seconds from its bytes to its first answer."""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A version that does not answer, and why."""
-
-    published: Published | None
-    """None when CURRENT.json itself can't be read."""
-    reason: str
-    refused_at_ms: int
-
-
-class HotSwap:
-    """Follows CURRENT.json of each variant: verifies and loads beside, tries it out, swaps one reference."""
-
-    def __init__(self, engine: Engine, clock: Clock, state_dir: Path, variants: Sequence[str], drawing: DrawingConfig) -> None:
-        self.variants = tuple(variants)
-        self.loaded: dict[str, Loaded] = {}
-        self.refused: dict[str, Refused] = {}
-        """Variants whose current version was refused."""
-        self._engine, self._clock, self._state_dir, self._drawing = engine, clock, state_dir, drawing
-
-    def follow(self) -> None:
-        """Serve what is current now. A version that can't be trusted is refused and the one before goes on, marked so."""
-        for variant in self.variants:
-            published, started_s = None, time.perf_counter()
-            try:
-                published = publisher.current(self._state_dir / variant)
-                if published is not None and self._is_news(variant, published):
-                    policy = _tried(published, self._drawing)
-                    self._serve(variant, published, policy, time.perf_counter() - started_s)
-            except (BadArtifact, OSError) as error:
-                self._refuse(variant, published, str(error))
-
-    def _is_news(self, variant: str, published: Published) -> bool:
-        refused, loaded = self.refused.get(variant), self.loaded.get(variant)
-        if refused is None:
-            return loaded is None or loaded.published != published
-        return refused.published != published or self._clock.now_ms() - refused.refused_at_ms >= RETRY_REFUSED_MS
-
-    def _serve(self, variant: str, published: Published, policy: Policy, load_s: float) -> None:
-        # With a newer version on disk than the one to serve, that one was rolled back.
-        is_newest = published.policy_version >= publisher.newest_version(self._state_dir / variant)
-        self._engine.serve(variant, policy, Degraded.DEGRADED_NONE if is_newest else Degraded.DEGRADED_LAST_GOOD)
-        self.loaded[variant] = Loaded(published, policy, self._clock.now_ms(), load_s)
-        self.refused.pop(variant, None)
-
-    def _refuse(self, variant: str, published: Published | None, reason: str) -> None:
-        self.refused[variant] = Refused(published, reason, self._clock.now_ms())
-        if variant in self.loaded:
-            self._engine.serve(variant, self.loaded[variant].policy, Degraded.DEGRADED_LAST_GOOD)
-
-
-def _tried(published: Published, drawing: DrawingConfig) -> GenerativePolicy:
-    """The policy of a version, after it answered a golden request. BadArtifact when it can't be trusted."""
-    artifact = publisher.load(published)
-    policy = GenerativePolicy(artifact, drawing)
-    if policy.policy_version != published.policy_version:
-        raise BadArtifact(f"version {published.policy_version} calls itself {policy.policy_version}")
-    _check_golden(artifact, policy)
-    return policy
-
-
-def _check_golden(artifact: Artifact, policy: Policy) -> None:
-    """Weights must be numbers; and where a user nobody knows asks for ten items, as many as there are must come, each once."""
-    for name, tensor in artifact.decoder.state_dict().items():
-        if not bool(tensor.isfinite().all()):
-            raise BadArtifact(f"version {policy.policy_version}: {name} holds what is not a number")
-    nobody = View(*(np.zeros(0, np.int64) for _ in range(3)))
-    with np.errstate(all="ignore"):  # what overflows is seen in the answer
-        choice = policy.decide([Asked(nobody, {}, 10, Wish([], [], {}, False, 0), seed=0)], Catalogue())[0]
-    num_expected = min(10, artifact.decoder.config.max_slots, int((~artifact.retired_N).sum()))
-    if not len(set(choice.item_ids)) == len(choice.item_ids) == num_expected:
-        raise BadArtifact(f"version {policy.policy_version}: the golden request got {choice.item_ids}, not {num_expected} items")
-    if not all(np.isfinite(logprob) and logprob <= 1e-6 for logprob in choice.logprobs):
-        raise BadArtifact(f"version {policy.policy_version}: the golden request got log-probabilities {choice.logprobs}")
-
-
-# gRPC -----------------------------------------------------------------------------------------------------------------
-
-
 class Server:
     """A Component: `start` once, `step` about once a second, `close` at the end. `step` and calls may run in different threads."""
 
@@ -219,7 +120,7 @@ class Server:
         self.config, self._engine, self._clock = config, engine, clock
         self._access = access or Access()
         self._swap = HotSwap(engine, clock, state_dir, variants, drawing)
-        self._service = _Service(engine, clock, self._swap)
+        self._service = _Service(engine, clock, self._swap, config.max_batch)
         self._health = health.HealthServicer()
         self._ticked_at_ms: int | None = None
         self._log_error = ""
@@ -288,16 +189,21 @@ class Server:
             raise OSError(f"can't listen on {address}: {error}") from error
 
 
+class _Gone(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class _Service(RecommenderServicer):
     """The four methods: each one line over the engine; errors become codes."""
 
-    def __init__(self, engine: Engine, clock: Clock, swap: HotSwap) -> None:
+    def __init__(self, engine: Engine, clock: Clock, swap: HotSwap, max_batch: int) -> None:
         self._engine, self._clock, self._swap = engine, clock, swap
+        self._recommends = Batches(self._recommend_all, max_batch)
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def Recommend(self, request: RecommendRequest, context: Any) -> RecommendResponse:  # noqa: N802  the contract's name, as below
-        return self._answer("Recommend", context, lambda: self._engine.recommend(request))
+        return self._answer("Recommend", context, lambda: self._recommend(request, context))
 
     def RecordEvents(self, request: RecordEventsRequest, context: Any) -> RecordEventsResponse:  # noqa: N802
         return self._answer("RecordEvents", context, lambda: _outcome(RecordEventsResponse, *self._engine.record(request.events)))
@@ -320,11 +226,26 @@ class _Service(RecommenderServicer):
             answer = work()
         except BadRequest as error:
             code, details = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+        except _Gone:
+            code, details = grpc.StatusCode.CANCELLED, "the caller did not wait for the answer"
         except LogUnavailable:
             code, details = grpc.StatusCode.UNAVAILABLE, "the event log can't be reached now; send it again later"
         with self._lock:
             self._calls[f"{method} {code.name}"] += 1
         return answer if code is grpc.StatusCode.OK else context.abort(code, details)
+
+    def _recommend(self, request: RecommendRequest, context: Any) -> RecommendResponse:
+        self._engine.check(request)  # here, so that it fails alone
+        answer = self._recommends.answer((request, context))
+        if answer is None:
+            raise _Gone
+        return answer
+
+    def _recommend_all(self, calls: Sequence[tuple[RecommendRequest, Any]]) -> list[RecommendResponse | None]:
+        """None for a call that was given up, or whose deadline passed, while it waited."""
+        waits = [context.is_active() for _, context in calls]
+        answers = iter(self._engine.recommend_many([request for (request, _), is_there in zip(calls, waits, strict=True) if is_there]))
+        return [next(answers) if is_there else None for is_there in waits]
 
     def _status(self) -> GetStatusResponse:
         return GetStatusResponse(

@@ -1,4 +1,4 @@
-"""Tables in CSV, TSV, parquet and RecBole's atomic files, read with errors that name the file and the column. Knows nothing of what they hold."""
+"""Tables in CSV, TSV, parquet and RecBole's atomic files; errors name the file and the column. Knows nothing of what they hold."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -7,7 +7,6 @@ from pathlib import Path
 import polars as pl
 
 from recsys.imports import ImportRefused
-
 
 _ATOMIC = {"token": pl.String(), "float": pl.Float64(), "token_seq": pl.List(pl.String), "float_seq": pl.List(pl.Float64)}
 """The types that a column of an atomic file can have."""

@@ -164,3 +164,11 @@ def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
         call()
     return caught.value.code(), caught.value.details()
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if happened():
+            return
+        threading.Event().wait(0.05)
+    pytest.fail("it did not happen within 20 s")

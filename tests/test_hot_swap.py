@@ -10,7 +10,7 @@ import pytest
 
 from models.artifact import MANIFEST
 from recsys import publisher
-from recsys.server import RETRY_REFUSED_MS
+from recsys.hot_swap import RETRY_REFUSED_MS
 from streaming.proto.recommender_pb2 import Degraded, GetStatusRequest, RecommendResponse
 from tests.artifacts import NOW_MS, VARIANT, item_ids, publish, small_artifact
 from tests.serving import bench, serving

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -27,7 +26,7 @@ from streaming.proto.recommender_pb2 import (
 )
 from streaming.sqlite_log import SqliteLog
 from tests.artifacts import NOW_MS, VARIANT, item, item_ids, publish
-from tests.serving import Live, WatchedPolicy, bench, clicked, refused, serving, watched
+from tests.serving import Live, WatchedPolicy, bench, clicked, refused, serving, wait_for, watched
 
 ROOT = Path(__file__).resolve().parents[1]
 GRPCURL = ROOT.parent / "shared" / "tools" / "grpcurl"
@@ -209,20 +208,26 @@ def test_a_call_whose_deadline_passed_is_not_worked_on(tmp_path: Path) -> None:
         assert len(live.parts.decisions()) == 2
 
 
+def test_calls_that_wait_for_a_slate_are_answered_together_but_for_those_given_up(tmp_path: Path) -> None:
+    with serving(tmp_path, max_workers=8) as live:
+        policy = held(live)
+        first = live.stub.Recommend.future(RecommendRequest(user_id="ann"))
+        assert policy.entered.acquire(timeout=20)
+        waiting = [live.stub.Recommend.future(RecommendRequest(user_id=user)) for user in ("bob", "cem", "dot")]
+        late = live.stub.Recommend.future(RecommendRequest(user_id="eve"), timeout=0.2)
+        bad = live.stub.Recommend.future(RecommendRequest(user_id="fay", slate_size=101))
+        assert [bad.code(), late.code()] == [INVALID, grpc.StatusCode.DEADLINE_EXCEEDED]
+        policy.may_answer.set()
+        assert all(call.result(timeout=20).slots for call in [first, *waiting])
+        assert sorted(decision.user_id for decision in live.parts.decisions()) == ["ann", "bob", "cem", "dot"]
+
+
 def held(live: Live) -> WatchedPolicy:
     """A policy that answers when told to."""
     policy = WatchedPolicy()
     policy.may_answer.clear()
     live.parts.engine.serve(VARIANT, policy)
     return policy
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if happened():
-            return
-        threading.Event().wait(0.05)
-    pytest.fail("it did not happen within 20 s")
 
 
 # Health and drain -----------------------------------------------------------------------------------------------------
@@ -324,6 +329,7 @@ def test_the_example_client_of_the_readme_runs(live: Live) -> None:
         ({"address": ":80"}, "server.address is ':80'"),
         ({"address": "localhost:70000"}, "70000"),
         ({"max_workers": 0}, "server.max_workers is 0; it must be 1..256"),
+        ({"max_batch": 0}, "server.max_batch is 0; it must be 1..256"),
         ({"max_concurrent": 0}, "server.max_concurrent is 0"),
         ({"max_message_bytes": 10}, "server.max_message_bytes is 10"),
         ({"tick_interval_ms": 0}, "server.tick_interval_ms is 0"),

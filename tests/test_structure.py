@@ -23,6 +23,7 @@ loop processes replay report dashboard presets verify
 config
 server learner keeper tally
 trainer
+hot_swap
 publisher engine guard checkpoint live_model reservoir
 policy
 features
@@ -32,7 +33,7 @@ truth tables semantic_ids
 imports options
 click_model
 admission
-abtest ope experiment catalogue ledger tokens durable client
+batches abtest ope experiment catalogue ledger tokens durable client
 recommender_pb2_grpc
 """
 """Layers of recsys, top to bottom: a module imports from rows below its own only. Each module has its place."""
