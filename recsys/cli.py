@@ -8,9 +8,7 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -32,26 +30,42 @@ from models.tokenizer import TokenizerConfig
 from recsys import datasets, publisher
 from recsys.bench.commands import bench
 from recsys.checkpoint import StateBusy
-from recsys.config import Config, as_json, with_settings
+from recsys.config import Config
+from recsys.config import as_json as config_json
 from recsys.dashboard import LiveTable
 from recsys.imports import Frames, write_import
+from recsys.log_commands import log as log_commands
 from recsys.loop import SCENES, Loop, Stage, write_history
-from recsys.options import AsJson, Seed, Settings, about, fresh_directory, peak_rss_mb, print_figures
+from recsys.options import (
+    AsJson,
+    LogUrl,
+    Partitions,
+    Seed,
+    Settings,
+    State,
+    about,
+    fresh_directory,
+    opened,
+    peak_rss_mb,
+    print_figures,
+    stop_on_signals,
+)
 from recsys.outcome import progress_of, result_of
-from recsys.presets import PRESETS
+from recsys.presets import Preset, configured
 from recsys.processes import LearnerProcess, Place, run, server_of
 from recsys.replay import replay as replayed
 from recsys.report import headline, to_json, write_report
 from recsys.semantic_ids import id_figures
 from recsys.sequences import Sequences, load_items, load_sequences, neighbours
 from recsys.server import Access
-from streaming.address import ITEMS_SUFFIX, open_log
+from streaming.address import ITEMS_SUFFIX
 from streaming.log import LogUnavailable, OffsetGone
 
 app = typer.Typer(help="One decoder generates the slate; what users do with it changes the weights within a minute.", no_args_is_help=True)
 data = typer.Typer(help="Public logs in, archives and catalogues out.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
+app.add_typer(log_commands, name="log")
 
 LOG = logging.getLogger("recsys")
 REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy)
@@ -59,11 +73,7 @@ REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADir
 FAILURES = (LogUnavailable, OffsetGone, OSError)
 """What failed around us: exit status 1."""
 
-Preset = Annotated[str, typer.Option(help=f"A whole configuration: {', '.join(PRESETS)}.")]
-LogUrl = Annotated[str, typer.Option("--log", help="sqlite:///PATH, kafka://HOST:PORT/TOPIC or memory:")]
-State = Annotated[Path, typer.Option(help="Directory of versions and checkpoints.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the configuration and stop.")]
-Partitions = Annotated[int, typer.Option(min=1, max=1024, help="Partitions of a new log.")]
 
 
 def main() -> None:
@@ -93,7 +103,7 @@ def loop(
     print_config: PrintConfig = False,
 ) -> None:
     """The whole loop in one process: a world, the server, the learner and a frozen twin, then a report."""
-    config = _config(preset, settings)
+    config = configured(preset, settings)
     if print_config:
         return _print_config(config)
     if world not in SCENES:
@@ -103,11 +113,11 @@ def loop(
     url = log or f"sqlite:///{(out / 'events.db').resolve()}"
     LOG.info("making the world %s", world)
     scene = SCENES[world](minutes, seed)
-    stage = Stage(log=_open(url), items_log=_open(url, ITEMS_SUFFIX), state_dir=state_dir)
+    stage = Stage(log=opened(url), items_log=opened(url, ITEMS_SUFFIX), state_dir=state_dir)
     running = Loop(config, scene, stage, seed)
     gc.freeze()  # what was loaded so far stays: no need to look at it again and again
     done = 0
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     with LiveTable() as table:
         for done in running.minutes():
             table.update(progress_of(running, done, time.perf_counter() - started))
@@ -140,13 +150,13 @@ def serve(
     print_config: PrintConfig = False,
 ) -> None:
     """Serve recommendations over gRPC from the published versions; events and decisions go into the log."""
-    config = _config(preset, [*(settings or []), f"server.address={json.dumps(address)}"])
+    config = configured(preset, [*(settings or []), f"server.address={json.dumps(address)}"])
     if print_config:
         return _print_config(config)
     keys = [bytes.fromhex(key) for key in os.environ.get("RECSYS_TOKEN_KEYS", "").split(",") if key]
     place = Place(
-        log=_open(log, partitions=partitions),
-        items_log=_open(log, ITEMS_SUFFIX),
+        log=opened(log, partitions=partitions),
+        items_log=opened(log, ITEMS_SUFFIX),
         state_dir=state,
         seed=seed,
         access=_access(),
@@ -155,7 +165,7 @@ def serve(
     server = server_of(config, place)
     port = server.start()
     LOG.info("serving on %s:%d; log %s, state %s", address.rpartition(":")[0], port, log, state)
-    run([server], _stop_on_signals(), interval_s=0.05)
+    run([server], stop_on_signals(), interval_s=0.05)
     return None
 
 
@@ -170,13 +180,13 @@ def learn(
     print_config: PrintConfig = False,
 ) -> None:
     """Learn from the log, minute by minute, and publish a version each time."""
-    config = _config(preset, settings)
+    config = configured(preset, settings)
     if print_config:
         return _print_config(config)
-    place = Place(log=_open(log, partitions=partitions), items_log=_open(log, ITEMS_SUFFIX), state_dir=state, seed=seed)
+    place = Place(log=opened(log, partitions=partitions), items_log=opened(log, ITEMS_SUFFIX), state_dir=state, seed=seed)
     process = LearnerProcess(config, place)
     LOG.info("learning from %s into %s, version %d", log, state, process.learner.policy_version)
-    run([process], _stop_on_signals(), interval_s=0.05)
+    run([process], stop_on_signals(), interval_s=0.05)
     return None
 
 
@@ -191,7 +201,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Drive an archive through the joiner and the learner as fast as the machine can."""
-    done = replayed(_config(preset, settings), archive, state, seed, save_every)
+    done = replayed(configured(preset, settings), archive, state, seed, save_every)
     books = done.books["decisions"]
     typer.echo(
         f"{done.events} events in {done.seconds:.1f} s, {done.real_time_factor or 0:.0f} × real time, {done.versions} versions; "
@@ -242,7 +252,7 @@ def import_(
     if archive is not None:
         write_import(frames, archive, partitions)
     else:
-        write_history(frames, None, _open(log, partitions=partitions), _open(log, ITEMS_SUFFIX))
+        write_history(frames, None, opened(log, partitions=partitions), opened(log, ITEMS_SUFFIX))
     typer.echo(f"wrote {archive or log}", err=True)
 
 
@@ -313,19 +323,8 @@ def _set_up() -> None:
     warnings.filterwarnings("ignore", module="torchrec|mlflow")
 
 
-def _config(preset: str, settings: list[str] | None) -> Config:
-    if preset not in PRESETS:
-        raise ValueError(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
-    return with_settings(PRESETS[preset](), settings or [])
-
-
 def _print_config(config: Config) -> None:
-    typer.echo(as_json(config))
-
-
-def _open(url: str, suffix: str = "", partitions: int = 4) -> Any:
-    security = {name.removeprefix("RECSYS_KAFKA_").lower(): value for name, value in os.environ.items() if name.startswith("RECSYS_KAFKA_")}
-    return open_log(url, suffix, partitions, kafka_security=security or None)
+    typer.echo(config_json(config))
 
 
 def _access() -> Access:
@@ -345,19 +344,6 @@ def _record(result: Any, out: Path, state_dir: Path) -> None:
     published = publisher.current(state_dir / "online")
     if published is not None:
         publisher.promote(out, "recsys-online", published, run_id)
-
-
-def _stop_on_signals() -> threading.Event:
-    """Set at SIGTERM and SIGINT, so that a component is never left in the middle of a step; a second Ctrl-C ends it at once."""
-    stop = threading.Event()
-
-    def ask(*_: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sign, ask)
-    return stop
 
 
 def _command() -> str:

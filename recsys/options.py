@@ -1,8 +1,11 @@
 """What several commands share: options, the directory of a run, what every `--json` object says. Knows nothing of what commands do."""
 
 import json
+import os
 import resource
 import shutil
+import signal
+import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +14,35 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from streaming.address import open_log
+from streaming.log import EventLog
+
 Seed = Annotated[int, typer.Option(min=0, help="All randomness derives from it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one setting: learner.trainer.lr=1e-3.")]
+
+LogUrl = Annotated[str, typer.Option("--log", help="sqlite:///PATH, kafka://HOST:PORT/TOPIC or memory:")]
+State = Annotated[Path, typer.Option(help="Directory of versions and checkpoints.")]
+Partitions = Annotated[int, typer.Option(min=1, max=1024, help="Partitions of a new log.")]
+
+
+def opened(url: str, suffix: str = "", partitions: int = 4) -> EventLog:
+    """The log at `url`, with the RECSYS_KAFKA_* settings of the environment."""
+    security = {name.removeprefix("RECSYS_KAFKA_").lower(): value for name, value in os.environ.items() if name.startswith("RECSYS_KAFKA_")}
+    return open_log(url, suffix, partitions, kafka_security=security or None)
+
+
+def stop_on_signals() -> threading.Event:
+    """Set at SIGTERM and SIGINT, so that a component is never left in the middle of a step; a second Ctrl-C ends it at once."""
+    stop = threading.Event()
+
+    def ask(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, ask)
+    return stop
 
 
 def about(seed: int | None) -> dict[str, Any]:

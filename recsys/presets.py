@@ -1,10 +1,13 @@
 """Whole configurations, by name: the same code at different sizes. Knows nothing of where they run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
 
 from models.decoder import DecoderConfig
 from models.tokenizer import TokenizerConfig
-from recsys.config import Config
+from recsys.config import Config, with_settings
 from recsys.engine import EngineConfig
 from recsys.learner import LearnerConfig
 from recsys.live_model import ModelConfig
@@ -32,3 +35,12 @@ def tiny() -> Config:
 
 
 PRESETS: dict[str, Callable[[], Config]] = {"standard": standard, "tiny": tiny}
+
+Preset = Annotated[str, typer.Option(help=f"A whole configuration: {', '.join(PRESETS)}.")]
+
+
+def configured(preset: str, settings: Sequence[str] | None) -> Config:
+    """A whole configuration after each `--set`. ValueError names what does not fit."""
+    if preset not in PRESETS:
+        raise ValueError(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+    return with_settings(PRESETS[preset](), settings or [])

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +68,22 @@ def write_archive(log: EventLog, directory: Path, *, until: Sequence[int] | None
             _write_segment(directory, records)
             num_written += len(records)
     return num_written
+
+
+class Archiver:
+    """A component that keeps the streams of a log in the folders of one directory, by name."""
+
+    def __init__(self, streams: Mapping[str, EventLog], directory: Path) -> None:
+        self._streams, self._directory = streams, directory
+        self.num_written = dict.fromkeys(streams, 0)
+
+    def step(self) -> None:
+        """Write what has come since."""
+        for name, log in self._streams.items():
+            self.num_written[name] += write_archive(log, self._directory / name)
+
+    def close(self) -> None:
+        """Nothing is held: what was written is there."""
 
 
 class ArchiveLog:

@@ -6,7 +6,7 @@ Knows nothing of what the bytes mean. `EventLog` is the interface; `MemoryLog` i
 
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 MAX_RECORD_BYTES = 1_000_000
@@ -85,6 +85,19 @@ def place(entry: Entry, num_partitions: int) -> int:
     if not 0 <= entry.partition < num_partitions:
         raise ValueError(f"partition {entry.partition}; this topic has 0..{num_partitions - 1}")
     return entry.partition
+
+
+def batches(log: EventLog) -> Iterator[list[LogRecord]]:
+    """All that the log holds now, its partitions in turn, a batch of each."""
+    ends, next_offsets = log.end_offsets(), dict(enumerate(log.begin_offsets()))
+    while next_offsets:
+        for partition, offset in list(next_offsets.items()):
+            records = [record for record in log.read(partition, offset) if record.offset < ends[partition]]
+            if records:
+                next_offsets[partition] = records[-1].offset + 1
+                yield records
+            else:
+                del next_offsets[partition]
 
 
 class MemoryLog:

@@ -15,7 +15,7 @@ MAX_LINES = 400
 ROWS = """
 __main__
 cli
-bench.commands
+bench.commands log_commands
 bench bench.loop bench.generate bench.unseen bench.train outcome
 bench.rank
 bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine

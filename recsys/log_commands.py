@@ -1,0 +1,99 @@
+"""`recsys log …`: looking into a log, keeping it as parquet, and putting repaired records back."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recsys.options import AsJson, LogUrl, Partitions, Settings, opened, print_figures, stop_on_signals
+from recsys.presets import Preset, configured
+from recsys.processes import run
+from streaming.address import ITEMS_SUFFIX
+from streaming.archive import EVENTS, ITEMS, ArchiveLog, Archiver
+from streaming.inspection import Inspection, inspected
+from streaming.log import EventLog
+from streaming.quarantine import Kept, fetched, write_lines
+
+log = typer.Typer(help="What is in a log: its books, its quarantine, its archive.", no_args_is_help=True)
+
+SomeLog = Annotated[str, typer.Option("--log", help="sqlite:///PATH or kafka://HOST:PORT/TOPIC")]
+SomeArchive = Annotated[Path | None, typer.Option(help="In place of a log: a directory with events/ and items/.")]
+
+
+@log.command()
+def inspect(
+    url: SomeLog = "",
+    archive: SomeArchive = None,
+    partitions: Partitions = 4,
+    preset: Preset = "standard",
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Join a whole log and print its books, how late feedback comes, what was put into quarantine, and where it stands."""
+    started = time.perf_counter()
+    streams = _streams(url, archive, partitions)
+    found = inspected(streams[EVENTS], streams[ITEMS], configured(preset, settings).join)
+    figures = found.figures()
+    for stream, quarantined in found.quarantined.items():
+        for one in quarantined[-10:]:
+            typer.echo(f"quarantined: {stream} partition {one.partition} offset {one.offset}: {one.reason} ({one.detail})", err=True)
+    print_figures(figures, None, started, as_json=as_json)
+
+
+@log.command()
+def quarantine(
+    url: SomeLog = "",
+    archive: SomeArchive = None,
+    partitions: Partitions = 4,
+    export: Annotated[Path | None, typer.Option(help="Write the records, bytes and all, a line each: to be repaired.")] = None,
+    preset: Preset = "standard",
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest 1,000 records of each stream that could not be used, and why; they stay in the log where they are."""
+    started = time.perf_counter()
+    streams = _streams(url, archive, partitions)
+    kept = _kept(streams, inspected(streams[EVENTS], streams[ITEMS], configured(preset, settings).join))
+    if export is not None:
+        export.write_text(write_lines(kept))
+        typer.echo(f"wrote {len(kept)} records to {export}", err=True)
+    print_figures({"quarantined": [one.as_dict() for one in kept]} if as_json else _listed(kept), None, started, as_json=as_json)
+
+
+@log.command("archive")
+def archive_(
+    url: LogUrl,
+    out: Annotated[Path, typer.Option(help="Directory of events/ and items/; goes on where an earlier call stopped.")],
+    partitions: Partitions = 4,
+    follow: Annotated[bool, typer.Option(help="Go on until SIGTERM or Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks with --follow; each may write a file.")] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Keep both streams of a log as parquet files, for `recsys replay` and for anybody with SQL."""
+    started = time.perf_counter()
+    archiver = Archiver(_streams(url, None, partitions), out)
+    if follow:
+        run([archiver], stop_on_signals(), every)
+    else:
+        archiver.step()
+    print_figures({"written": archiver.num_written}, None, started, as_json=as_json)
+
+
+def _streams(url: str, archive: Path | None, partitions: int) -> dict[str, EventLog]:
+    """Events and items of a log, or of an archive."""
+    if (archive is None) == (not url):
+        raise ValueError("give one of --log URL and --archive DIR")
+    if archive is not None:
+        return {name: ArchiveLog(archive / name) for name in (EVENTS, ITEMS)}
+    return {EVENTS: opened(url, partitions=partitions), ITEMS: opened(url, ITEMS_SUFFIX)}
+
+
+def _kept(streams: dict[str, EventLog], found: Inspection) -> list[Kept]:
+    return [one for name, stream in streams.items() for one in fetched(name, found.quarantined[name], stream)]
+
+
+def _listed(kept: list[Kept]) -> dict[str, Any]:
+    """For people."""
+    names = ("stream", "partition", "offset", "reason", "detail")
+    return {"quarantined": [{name: getattr(one, name) for name in names} for one in kept]}

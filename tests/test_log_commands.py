@@ -1,0 +1,148 @@
+"""What people do with a log: look into it, keep it as parquet, and see what could not be used."""
+
+import base64
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from recsys.log_commands import log as commands
+from streaming.archive import EVENTS, ITEMS, ArchiveLog
+from streaming.events import Item, ItemChange, encode
+from streaming.inspection import inspected
+from streaming.log import Entry, EventLog, LogRecord, MemoryLog, batches
+from streaming.quarantine import fetched, repaired, write_lines
+from streaming.sqlite_log import SqliteLog
+from tests.joins import CONFIG, L, T, W, decision, said, shown, tick
+from tests.runs import only_object, started
+
+BROKEN = b"\xff not a record"
+HOUR_MS = 3_600_000
+
+
+def filled(log: EventLog, delays_ms: list[int]) -> EventLog:
+    """A decision each with a click so long after it, then ticks that close them, and one record that nobody can read."""
+    for at, delay_ms in enumerate(delays_ms):
+        user, name, t = f"u{at}", f"d{at}", T + at
+        bodies = [decision(name, t, user=user), shown(0, name=name, t=t, user=user, event_id=f"s{at}")]
+        bodies.append(said(name=name, t=t + delay_ms, user=user, event_id=f"c{at}"))
+        log.append([Entry(user.encode(), encode(body, t + delay_ms)) for body in bodies])
+    log.append([Entry(b"u0", BROKEN)])
+    log.append([Entry(b"", encode(tick(T + 10 * W), T + 10 * W), partition) for partition in range(log.num_partitions)])
+    return log
+
+
+def items(log: EventLog) -> EventLog:
+    log.append([Entry(b"", encode(ItemChange(event_time_ms=T, item=Item(item_id="a")), T), 0), Entry(b"", BROKEN, 0)])
+    return log
+
+
+def everything(log: EventLog) -> list[LogRecord]:
+    return sorted(record for batch in batches(log) for record in batch)
+
+
+def test_the_look_finds_books_delays_and_quarantine() -> None:
+    delays_ms = [*range(0, W, 10), W, W + 1, W + L + 1]
+    found = inspected(filled(MemoryLog(3), delays_ms), items(MemoryLog(1)), CONFIG)
+    assert sorted(found.delays_ms.tolist()) == delays_ms
+    figures = found.figures()
+    assert found.books.balanced
+    assert figures["books"]["decisions"]["trained"] == len(delays_ms)
+    assert figures["books"]["feedback"]["late"] == 2
+    assert figures["share_inside_window"] == pytest.approx(1 - 2 / len(delays_ms))
+    assert figures["delay_s"]["p98"] == pytest.approx(np.quantile(delays_ms, 0.98) / 1000)
+    assert figures["quarantined"] == {"unreadable": 1}
+    assert [len(found.quarantined[name]) for name in (EVENTS, ITEMS)] == [1, 1]
+    assert sum(figures["end_offsets"]) == 3 * len(delays_ms) + 1 + 3
+
+
+def test_an_empty_log_has_no_figures_rather_than_zeros() -> None:
+    figures = inspected(MemoryLog(2), MemoryLog(1), CONFIG).figures()
+    assert figures["delay_s"] == dict.fromkeys(("p50", "p90", "p98", "p99"))
+    assert figures["share_inside_window"] is None
+    assert figures["books"]["balanced"]
+
+
+def test_batches_are_all_of_a_log_and_no_more() -> None:
+    log = MemoryLog(3)
+    log.append([Entry(f"{n}".encode(), b"v") for n in range(25_000)])
+    seen = 0
+    for batch in batches(log):
+        seen += len(batch)
+        log.append([Entry(b"later", b"v")])
+    assert seen == 25_000
+
+
+def test_lines_can_be_repaired_and_say_where_they_stood(tmp_path: Path) -> None:
+    log = filled(MemoryLog(2), [1])
+    far = encode(said(t=T + HOUR_MS), T)
+    log.append([Entry(b"u0", far)])
+    kept = fetched(EVENTS, inspected(log, MemoryLog(1), CONFIG).quarantined[EVENTS], log)
+    assert [one.reason for one in sorted(kept)] == ["unreadable", "from the future"]
+    path = tmp_path / "lines"
+    path.write_text(write_lines(kept))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert base64.b64decode(lines[0]["value"]) == BROKEN
+    assert "record" not in lines[0]
+    lines[0]["value"] = base64.b64encode(far).decode()
+    lines[1]["record"]["event"]["event_time_ms"] = str(T)
+    path.write_text("\n".join(map(json.dumps, lines)))
+    first, second = repaired(path)
+    assert (first.partition, first.offset, first.key, first.value) == (lines[0]["partition"], lines[0]["offset"], b"u0", far)
+    assert second.value == encode(said(t=T), T)
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", '{"partition": 0, "offset": 1, "key": "", "value": "/w=="}', '{"record": {"no": 1}}'])
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "lines"
+    path.write_text("\n" + line)
+    with pytest.raises(ValueError, match="line 2"):
+        repaired(path)
+
+
+def test_the_commands_print_what_the_contract_says(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    events, changes = filled(SqliteLog(tmp_path / "log.db"), [5, 500]), items(SqliteLog(tmp_path / "log.db", "events.items", 1))
+    run = CliRunner().invoke
+    found = only_object(run(commands, ["inspect", "--log", url, "--set", "join.variant=a", "--json"]).stdout)
+    assert set(found) >= {"books", "delay_s", "share_inside_window", "quarantined", "version", "seed", "threads", "seconds", "peak_rss_mb"}
+    assert found["quarantined"] == {"unreadable": 1}
+    listed = only_object(run(commands, ["quarantine", "--log", url, "--export", str(tmp_path / "lines"), "--json"]).stdout)
+    assert [(one["stream"], base64.b64decode(one["value"])) for one in listed["quarantined"]] == [(EVENTS, BROKEN), (ITEMS, BROKEN)]
+    assert len((tmp_path / "lines").read_text().splitlines()) == 2
+    out = tmp_path / "archive"
+    for expected in (sum(events.end_offsets()), 0):
+        written = only_object(run(commands, ["archive", "--log", url, "--out", str(out), "--json"]).stdout)["written"]
+        assert written[EVENTS] == expected
+    assert everything(ArchiveLog(out / EVENTS)) == everything(events)
+    assert everything(ArchiveLog(out / ITEMS)) == everything(changes)
+    same = only_object(run(commands, ["inspect", "--archive", str(out), "--set", "join.variant=a", "--json"]).stdout)
+    assert same["books"] == found["books"]
+    assert isinstance(run(commands, ["inspect"]).exception, ValueError)
+
+
+def test_following_writes_what_comes_and_stops_cleanly(tmp_path: Path) -> None:
+    log = filled(SqliteLog(tmp_path / "log.db"), [5])
+    SqliteLog(tmp_path / "log.db", "events.items", 1).close()
+    out = tmp_path / "archive"
+    process = started(
+        "log", "archive", "--log", f"sqlite:///{tmp_path / 'log.db'}", "--out", str(out), "--follow", "--every", "0.1", "--json"
+    )
+    deadline_s = time.monotonic() + 60
+    for _ in range(2):
+        log.append([Entry(b"u0", encode(said(t=T), T))])
+        while time.monotonic() < deadline_s and not (out.exists() and _archived(out) == sum(log.end_offsets())):
+            time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert only_object(output)["written"][EVENTS] == sum(log.end_offsets())
+    assert everything(ArchiveLog(out / EVENTS)) == everything(log)
+
+
+def _archived(out: Path) -> int:
+    return sum(ArchiveLog(out / EVENTS).end_offsets()) if (out / EVENTS / "STREAM.json").exists() else 0
