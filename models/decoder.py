@@ -86,14 +86,24 @@ class Context:
 
 @dataclass(frozen=True)
 class Vectors:
-    """What all requests share under one set of weights: computed once per version, or once per training step."""
+    """What all requests share under one set of weights: computed once per training step, of the item rows that it speaks of."""
 
-    item_RD: Tensor
+    row_N: Tensor
+    """Ascending, each once."""
+    item_ND: Tensor
     """As input: what a row of memory or a chosen slot says."""
-    leaf_RD: Tensor
+    leaf_ND: Tensor
     """As output: unit vectors."""
     code_VD: list[Tensor]
     """As output, by inner level: unit vectors."""
+
+    def items(self, row_A: Tensor) -> Tensor:
+        """What rows say as input, (..., D). They must be among `row_N`."""
+        return F.embedding(torch.searchsorted(self.row_N, row_A.contiguous()), self.item_ND)
+
+    def leaves(self, row_A: Tensor) -> Tensor:
+        """As output, (..., D)."""
+        return F.embedding(torch.searchsorted(self.row_N, row_A.contiguous()), self.leaf_ND)
 
 
 @dataclass(frozen=True)
@@ -235,13 +245,13 @@ class Decoder(nn.Module):
         for parameter in self.row_parameters():
             wipe_rows(parameter, rows_N, optimizer)
 
-    def vectors(self, num_rows: int) -> Vectors:
-        """The shared vectors of rows 0..num_rows - 1, with gradient where it is on."""
-        rows_R = torch.arange(num_rows)
-        learned_RD = self.table(rows_R) if torch.is_grad_enabled() else self.table.weight[:num_rows]
-        item_RD = learned_RD + self.from_content(self.content_RC[:num_rows])
+    def vectors(self, rows_N: IntArray) -> Vectors:
+        """The shared vectors of these rows (ascending, each once), with gradient where it is on."""
+        row_N = torch.from_numpy(rows_N)
+        learned_ND = self.table(row_N) if torch.is_grad_enabled() else self.table.weight[row_N]
+        item_ND = learned_ND + self.from_content(self.content_RC[row_N])
         codes = [F.normalize(weight, dim=-1) for weight in self.code_weights()]
-        return Vectors(item_RD=item_RD, leaf_RD=F.normalize(item_RD, dim=-1), code_VD=codes)
+        return Vectors(row_N, item_ND, F.normalize(item_ND, dim=-1), codes)
 
     def hint_logits(self) -> Tensor:
         """What a row adds to the logits of its own item and of those that followed it, by level, kind and age, (2, K, kinds, AGES)."""
@@ -272,15 +282,15 @@ class Decoder(nn.Module):
     def _row_vectors(self, vectors: Vectors, context: Context) -> Tensor:
         """What each of the newest `history` rows says, coloured by the rows just before it (a causal depthwise convolution)."""
         item_BL, kind_BL, gap_BL = (torch.from_numpy(x) for x in (context.item_BL, context.kind_BL, context.gap_BL))
-        said_BLD = F.embedding(item_BL, vectors.item_RD) + self.kind(kind_BL) + self.gap(gap_BL)
+        said_BLD = vectors.items(item_BL) + self.kind(kind_BL) + self.gap(gap_BL)
         said_BLD = F.pad(self.row_dropout(said_BLD) * (kind_BL > 0)[..., None], (0, 0, self.config.reach - 1, 0))
         parts = [said_BLD[:, back : back + item_BL.shape[1]] * weight_D for back, weight_D in enumerate(self.mix)]
         return torch.stack(parts).sum(0)[:, -self.config.history :]
 
-    def start(self, memory: Memory, context: Context) -> Tensor:
-        """What every slot's input begins with, (B, D): the newest row and what the request itself says."""
+    def start(self, row_BLD: Tensor, context: Context) -> Tensor:
+        """What every slot's input begins with, were this row the newest, (B, L, D): the row, and what the request itself says."""
         features_BD: Tensor = self.feature(torch.from_numpy(context.feature_BX)).sum(1)
-        return memory.newest() + features_BD
+        return row_BLD + features_BD[:, None]
 
     def place_states(self, vectors: Vectors, context: Context) -> Tensor:
         """The first slot's state as of each row of the memory, (B, L, D): what would be asked if that row were the newest.
@@ -293,8 +303,7 @@ class Decoder(nn.Module):
         recency = torch.cat([self.recency[:, :1, None].expand(-1, length, -1), self.recency[:, 1 + age_LL.clamp(min=0)]], 2)
         hidden = F.pad(age_LL < 0, (1, 0)) | torch.isinf(memory.bias)
         upto = Memory(memory.keys, memory.values, recency[None].masked_fill(hidden, -torch.inf), memory.row_BLD)
-        features_BD = self.feature(torch.from_numpy(context.feature_BX)).sum(1)
-        x_BLD = memory.row_BLD + (self.slot.weight[0] + features_BD)[:, None]
+        x_BLD = self.start(memory.row_BLD, context) + self.slot.weight[0]
         for block in self.blocks:
             assert isinstance(block, Block)
             x_BLD = block(x_BLD, upto, alone=True)
@@ -303,8 +312,8 @@ class Decoder(nn.Module):
     def states(self, vectors: Vectors, context: Context, slate_BS: Tensor) -> Tensor:
         """States of all slots of known slates, (B, S, D): each sees the context and the slots before it."""
         memory = self.memory(vectors, context)
-        before_BSD = F.pad(self.from_slot(F.embedding(slate_BS[:, :-1], vectors.item_RD)), (0, 0, 1, 0))
-        x_BSD = self.start(memory, context)[:, None] + self.slot.weight[: slate_BS.shape[1]] + before_BSD
+        before_BSD = F.pad(self.from_slot(vectors.items(slate_BS[:, :-1])), (0, 0, 1, 0))
+        x_BSD = self.start(memory.newest()[:, None], context) + self.slot.weight[: slate_BS.shape[1]] + before_BSD
         for block in self.blocks:
             x_BSD = block(x_BSD, memory)
         return normed(x_BSD, self.norm)
@@ -319,13 +328,9 @@ class Decoder(nn.Module):
             state_QD = state_QD + self.deeper[level - 1](F.relu(told_QD).square())
         return F.normalize(state_QD, dim=-1) * self.log_scale[level].exp().clamp(max=LOGIT_SCALE_MAX)
 
-    def code_logits(self, vectors: Vectors, query_QD: Tensor, level: int) -> Tensor:
-        """Logits of all codes of an inner level, (Q, V)."""
-        return query_QD @ vectors.code_VD[level].T + self.code_bias[level]
-
     def value_logits(self, vectors: Vectors, state_QD: Tensor, item_Q: Tensor) -> Tensor:
         """q(context, slot, item) as a logit, (Q,)."""
-        fit_Q = (self.value(state_QD) * F.embedding(item_Q, vectors.leaf_RD)).sum(-1)
+        fit_Q = (self.value(state_QD) * vectors.leaves(item_Q)).sum(-1)
         return fit_Q + self.value_level(state_QD)[:, 0] + self.value_bias[item_Q]
 
 

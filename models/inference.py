@@ -197,7 +197,7 @@ class FrozenDecoder:
         return scaled
 
     def code_logits(self, query_QD: FloatArray, level: int, code_QC: CountArray) -> FloatArray:
-        """Logits of some codes of an inner level, (Q, C); see `Decoder.code_logits`."""
+        """Logits of some codes of an inner level, (Q, C); unit vectors and a bias."""
         logits_QV = query_QD @ self.code_DV[level] + self.code_bias[level]
         picked_QC: FloatArray = logits_QV[:, code_QC[0]] if len(query_QD) == 1 else np.take_along_axis(logits_QV, code_QC, 1)
         return picked_QC

@@ -7,6 +7,7 @@ Shapes: B sequences, L history, P places, S slots, D width, R item rows (0 = non
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from models.decoder import Context, Decoder, Vectors
 from models.neighbours import lean, let_in
 from models.next_item import right_aligned
 from models.remembered import Remembered
-from models.scoring import Scored, Wanted
+from models.scoring import Scored, Wanted, inner_contents
 from models.softmax_loss import ExtraLogits, softmax_loss
 from models.successors import ACT, Successors
 from models.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ from models.walk import Asked, Rule
 NUM_KINDS = ACT + 1
 """Blank, shown, and the one kind that a sequence has: the user did something with the item."""
 SLATES_AT_ONCE = 64
-AT_ONCE = 16
+AT_ONCE = 64
 """Requests whose whole tree is scored at a time: each node of it is asked with a query of its own."""
 
 
@@ -67,7 +68,7 @@ class NextItemDecoder:
 
     def loss(self, item_BL: IntArray, target_BL: IntArray) -> Tensor:
         """See NextItemModel. Successors and likeness of content stay out: what is trained on is in the counts already."""
-        vectors = self.decoder.vectors(self.trie.num_items + 1)
+        vectors = self._vectors()
         at_B, at_L = target_BL.nonzero()
         state_PD = self.decoder.place_states(vectors, context_of(item_BL))[torch.from_numpy(at_B), torch.from_numpy(at_L)]
         remembered = Remembered.of(context_of(_upto(item_BL, at_B, at_L)), self.trie, Successors.none()).without_content()
@@ -85,7 +86,7 @@ class NextItemDecoder:
         later_BT, scores_BR = later_BT.copy(), self.scores(item_BL)
         noise_BR = random.gumbel(size=scores_BR.shape).astype(np.float32)
         slate_BS = np.argsort(-(scores_BR + noise_BR), axis=1)[:, :num_slots]
-        vectors = self.decoder.vectors(self.trie.num_items + 1)
+        vectors = self._vectors()
         state_BSD = self.decoder.states(vectors, context_of(item_BL), torch.from_numpy(slate_BS))
         asked, scored = self._asked(Remembered.of(context_of(item_BL), self.trie, self.successors)), self._scored(vectors)
         losses = []
@@ -101,7 +102,7 @@ class NextItemDecoder:
     def weighing_loss(self, item_BL: IntArray, target_B: IntArray) -> Tensor:
         """See NextItemModel."""
         with torch.no_grad():
-            vectors = self.decoder.vectors(self.trie.num_items + 1)
+            vectors = self._vectors()
             state_BD = self.decoder.place_states(vectors, context_of(item_BL))[:, -1]
         remembered = Remembered.of(context_of(item_BL), self.trie, self.successors)
         return -self._scored(vectors).logprobs(state_BD, self._asked(remembered), target_B).mean()
@@ -118,9 +119,9 @@ class NextItemDecoder:
         (what_H, kind_H, age_H), _ = remembered.numbers(hits)
         weight_H = decoder.hint_logits()[torch.from_numpy(what_H), 0, torch.from_numpy(kind_H), torch.from_numpy(age_H)]
         extra = ExtraLogits(torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H), weight_H)
-        row_F = torch.from_numpy(trie.item_of_leaf)
+        row_F = torch.from_numpy(trie.item_of_leaf.astype(np.int64))
         leaf_P = torch.from_numpy(trie.leaf_of_item[target_P].astype(np.int64))
-        return softmax_loss(decoder.query(state_PD, []), vectors.leaf_RD[row_F], decoder.leaf_bias[row_F], extra, leaf_P, self.dtype)
+        return softmax_loss(decoder.query(state_PD, []), vectors.leaves(row_F), decoder.leaf_bias[row_F], extra, leaf_P, self.dtype)
 
     def _asked(self, remembered: Remembered) -> Wanted:
         """One walk a place, everything allowed, nothing added."""
@@ -132,57 +133,25 @@ class NextItemDecoder:
     @torch.no_grad()
     def scores(self, item_BL: IntArray) -> FloatArray:
         """See NextItemModel: log p of every row, summed over the levels of its id; a few requests at a time."""
-        vectors = self.decoder.vectors(self.trie.num_items + 1)
-        parts = []
-        for first in range(0, len(item_BL), AT_ONCE if self.trie.levels > 1 else len(item_BL)):
-            part_BL = item_BL[first : first + AT_ONCE] if self.trie.levels > 1 else item_BL
+        vectors, parts = self._vectors(), []
+        for part_BL in np.split(item_BL, range(AT_ONCE, len(item_BL), AT_ONCE)):
             state_BD = self.decoder.place_states(vectors, context_of(part_BL))[:, -1]
-            parts.append(self._all_logprobs(vectors, state_BD, Remembered.of(context_of(part_BL), self.trie, self.successors)))
-        leaf_BF = np.concatenate(parts)
-        score_BR = np.full((len(leaf_BF), self.trie.num_items + 1), -np.inf, np.float32)
-        score_BR[:, self.trie.item_of_leaf] = leaf_BF
+            remembered = Remembered.of(context_of(part_BL), self.trie, self.successors)
+            parts.append(self._scored(vectors).all_logprobs(state_BD, self._asked(remembered)).numpy())
+        score_BR = np.full((len(item_BL), self.trie.num_items + 1), -np.inf, np.float32)
+        score_BR[:, self.trie.item_of_leaf] = np.concatenate(parts)
         return score_BR
 
-    def _all_logprobs(self, vectors: Vectors, state_BD: Tensor, remembered: Remembered) -> FloatArray:
-        """Log p of all leaves, (B, F): every child of every node of a level at once."""
-        trie, batch, scored = self.trie, len(state_BD), self._scored(vectors)
-        logprob_BN = np.zeros((batch, 1), np.float32)
-        prefix: list[Tensor] = []
-        hint_logits = self.decoder.hint_logits().numpy()
-        walk_B, root_B = np.arange(batch), np.zeros(batch, np.int64)
-        hits = remembered.hits(0, walk_B, root_B, root_B)  # under the root lies all that is known
-        (what_H, kind_H, age_H), strength_H = remembered.numbers(hits)
-        for level, start_N in enumerate(trie.starts):
-            node_P = np.repeat(np.arange(len(start_N) - 1), np.diff(start_N))
-            told = [code_N.expand(batch, -1).flatten() for code_N in prefix]
-            query_BND = self.decoder.query(state_BD.repeat_interleave(len(start_N) - 1, 0), told).view(batch, len(start_N) - 1, -1)
-            logits_BP = self._child_logits(scored, query_BND, scored.wishes(remembered, level), node_P, level).numpy()
-            child_H = remembered.child_KBJ[level][hits.request_H, hits.hint_H]
-            np.add.at(logits_BP, (hits.request_H, child_H), hint_logits[what_H, level, kind_H, age_H] * strength_H)
-            total_BN = np.logaddexp.reduceat(logits_BP, start_N[:-1], 1)
-            logprob_BN = logits_BP - total_BN[:, node_P] + logprob_BN[:, node_P]
-            if level + 1 < trie.levels:
-                prefix = [code_N[torch.from_numpy(node_P)] for code_N in prefix]
-                prefix.append(torch.from_numpy(trie.codes[level].astype(np.int64)))
-        return logprob_BN
+    def _vectors(self) -> Vectors:
+        return self.decoder.vectors(np.arange(self.trie.num_items + 1))
 
-    def _child_logits(self, scored: Scored, query_BND: Tensor, wish_BC: Tensor, node_P: IntArray, level: int) -> Tensor:
-        """Logits of all children of a level, (B, P), each asked with its own node's query."""
-        if level + 1 < self.trie.levels:
-            code_P = torch.from_numpy(self.trie.codes[level].astype(np.int64))
-            child_PD, bias_P = scored.vectors.code_VD[level][code_P], self.decoder.code_bias[level][code_P]
-            content_PC = scored.node_contents[level]
-        else:
-            row_P = torch.from_numpy(self.trie.item_of_leaf)
-            child_PD, bias_P = scored.vectors.leaf_RD[row_P], self.decoder.leaf_bias[row_P]
-            content_PC = self.decoder.content_RC[row_P]
-        told_BP = wish_BC @ content_PC.T + bias_P
-        if level == 0:
-            return query_BND[:, 0] @ child_PD.T + told_BP
-        return (query_BND[:, torch.from_numpy(node_P)] * child_PD).sum(-1) + told_BP
+    @cached_property
+    def _contents(self) -> list[Tensor]:
+        return inner_contents(self.trie, self.decoder.content_RC)
 
     def _scored(self, vectors: Vectors) -> Scored:
-        return Scored(self.decoder, vectors, self.trie, np.zeros(self.trie.num_items + 1, np.float32), self.successors)
+        nothing_R = np.zeros(self.trie.num_items + 1, np.float32)
+        return Scored(self.decoder, vectors, self.trie, self._contents, nothing_R, self.successors)
 
 
 def settle(model: NextItemDecoder, times_R: IntArray, validate: Callable[[], float], kappas: Sequence[float] = (0, 1, 3, 8)) -> float:

@@ -91,7 +91,7 @@ class SasrecTrunk(Decoder):
     def place_states(self, vectors: Vectors, context: Context) -> Tensor:
         """See Decoder."""
         items_BL = torch.from_numpy(context.item_BL)
-        states: Tensor = self.stack(F.embedding(items_BL, vectors.item_RD) * self.config.width**0.5, items_BL > 0)
+        states: Tensor = self.stack(vectors.items(items_BL) * self.config.width**0.5, items_BL > 0)
         return states
 
 

@@ -3,8 +3,8 @@
 Shapes: B requests, S slots, Q walks to one item each, C children, D width, R item rows, V codes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from models.content import FloatArray
 from models.decoder import Context, Decoder, Vectors, node_contents
+from models.node_products import Nodes, node_products
 from models.remembered import Remembered
 from models.successors import Successors
 from models.trie import Children, CountArray, IntArray, Trie
-from models.walk import Asked, Rule
+from models.walk import Asked
 
 Wanted = Asked[Remembered]
 
@@ -25,14 +26,22 @@ NEVER = -1e30
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One level of all walks: where each item lies among the children, and the logarithms of the children's chances."""
+class _Look:
+    """What walks see of the children of their nodes."""
+
+    start_Q: IntArray
+    """Place of the first child."""
+    logprob_QC: Tensor
+    """Among the children that are legal; -inf for the others."""
+    count_QC: CountArray
+
+
+@dataclass(frozen=True)
+class _Step(_Look):
+    """One level of all walks: what they saw, and which child each item lies under."""
 
     node_Q: IntArray
     at_Q: IntArray
-    logprob_QC: Tensor
-    """Among the children."""
-    count_QC: CountArray
 
 
 @dataclass(frozen=True)
@@ -41,15 +50,12 @@ class Scored:
 
     decoder: Decoder
     vectors: Vectors
+    """Of all rows that the states are made of, and of the siblings of all items that are scored."""
     trie: Trie
+    contents: Sequence[Tensor]
+    """By inner level, see `inner_contents`."""
     novelty_R: FloatArray
     successors: Successors
-
-    @cached_property
-    def node_contents(self) -> list[Tensor]:
-        """See models/decoder.py."""
-        leaf_FC = self.decoder.content_RC.numpy()[self.trie.item_of_leaf]
-        return [torch.from_numpy(content_PC) for content_PC in node_contents(self.trie, leaf_FC)]
 
     def remembered(self, context: Context) -> Remembered:
         """What the memory of requests adds; see models/remembered.py."""
@@ -90,39 +96,77 @@ class Scored:
         left_BS = torch.logaddexp(from_here_BS, beside_BS.logsumexp(1, keepdim=True))
         return torch.where(torch.from_numpy(item_BS > 0), logprob_BS - left_BS, 0.0)
 
+    def all_logprobs(self, state_BD: Tensor, asked: Wanted) -> Tensor:
+        """Log Π p(code) of every leaf for each request, (B, F): one walk to each node. All leaves must be legal."""
+        trie, batch = self.trie, len(state_BD)
+        product_BN = torch.zeros(batch, 1)
+        codes: list[CountArray] = []
+        for level, start_N in enumerate(trie.starts):
+            num_nodes = len(start_N) - 1
+            of_Q, node_Q = np.repeat(np.arange(batch), num_nodes), np.tile(np.arange(num_nodes), batch)
+            prefix = [torch.from_numpy(np.tile(code_N, batch)) for code_N in codes]
+            look = self._look(state_BD[torch.from_numpy(of_Q)], asked.at(of_Q), node_Q, prefix)
+            logprob_QC = product_BN.view(-1, 1) + look.logprob_QC
+            product_BN = logprob_QC[torch.from_numpy(look.count_QC > 0)].view(batch, -1)
+            if level + 1 < trie.levels:
+                codes = [*(np.repeat(code_N, np.diff(start_N)) for code_N in codes), trie.codes[level]]
+        return product_BN
+
     def _steps(self, state_QD: Tensor, asked: Wanted, item_Q: IntArray) -> list[_Step]:
         trie, leaf_Q = self.trie, self.trie.leaf_of_item[item_Q]
         node_Q, steps = np.zeros(len(item_Q), np.int64), []
         prefix: list[Tensor] = []
         for level in range(trie.levels):
-            # under the root all walks share one list
-            children = trie.children(node_Q if level else np.zeros(1, np.int64), level)
-            count_QC = asked.legal.count(children.bound_QX)
-            logits_QC = self._logits(state_QD, asked, node_Q, children, prefix) / torch.from_numpy(asked.rule.temperature_B)[:, None]
-            logprob_QC = logits_QC.masked_fill(torch.from_numpy(count_QC <= 0), -torch.inf).log_softmax(1)
+            look = self._look(state_QD, asked, node_Q, prefix)
             child_Q = trie.child_over(leaf_Q, level)
-            steps.append(_Step(node_Q, child_Q - children.start_Q, logprob_QC, count_QC))
+            steps.append(_Step(**vars(look), node_Q=node_Q, at_Q=child_Q - look.start_Q))
             node_Q = child_Q
             if level + 1 < trie.levels:
                 prefix.append(torch.from_numpy(trie.codes[level][child_Q]))
         return steps
 
-    def _logits(self, state_QD: Tensor, asked: Wanted, node_Q: IntArray, children: Children, prefix: list[Tensor]) -> Tensor:
+    def _look(self, state_QD: Tensor, asked: Wanted, node_Q: IntArray, prefix: list[Tensor]) -> _Look:
         level = len(prefix)
-        query_QD = self.decoder.query(state_QD, prefix)
+        # under the root all walks share one list
+        children = self.trie.children(node_Q if level else np.zeros(1, np.int64), level)
+        count_QC = asked.legal.count(children.bound_QX)
+        logits_QC = self._fit(state_QD, asked, node_Q, prefix) + self._hinted(asked, level, node_Q, children)
+        logits_QC = logits_QC / torch.from_numpy(asked.rule.temperature_B)[:, None]
+        logprob_QC = logits_QC.masked_fill(torch.from_numpy(count_QC <= 0), -torch.inf).log_softmax(1)
+        return _Look(children.start_Q, logprob_QC, count_QC)
+
+    def _fit(self, state_QD: Tensor, asked: Wanted, node_Q: IntArray, prefix: list[Tensor]) -> Tensor:
+        """What decoder, likeness of content and novelty make of the children, (Q, C): one product for all of it."""
+        level = len(prefix)
+        nodes, place_P = Nodes.of(node_Q, self.trie.starts[level])
         wish_QC = self.wishes(asked.remembered, level)[torch.from_numpy(asked.of_Q)]
+        bonus_Q1 = torch.from_numpy(asked.rule.bonus_B)[:, None]
+        told = torch.cat([self.decoder.query(state_QD, prefix), wish_QC, bonus_Q1, torch.ones_like(bonus_Q1)], 1)
+        return node_products(told, self._children(level, place_P), nodes)
+
+    def _children(self, level: int, place_P: IntArray) -> Tensor:
+        """What the children at these places are asked by, side by side: vector, content, novelty (of leaves), bias."""
         if level + 1 < self.trie.levels:
-            codes_QC = torch.from_numpy(children.of(self.trie.codes[level]).astype(np.int64))
-            logits_QC = self.decoder.code_logits(self.vectors, query_QD, level).gather(1, codes_QC.expand(len(state_QD), -1))
-            place_QC = torch.from_numpy(children.of(np.arange(len(self.trie.codes[level]))))
-            logits_QC = logits_QC + (self.node_contents[level][place_QC] @ wish_QC[:, :, None])[:, :, 0]
+            code_P = torch.from_numpy(self.trie.codes[level][place_P])
+            vector_PD, content_PC = self.vectors.code_VD[level][code_P], self.contents[level][torch.from_numpy(place_P)]
+            novelty_P, bias_P = torch.zeros(len(place_P)), self.decoder.code_bias[level][code_P]
         else:
-            logits_QC = self._leaf_logits(query_QD, wish_QC, asked.rule, children)
-        hits = asked.remembered.hits(level, asked.of_Q, node_Q, np.broadcast_to(children.start_Q, len(node_Q)))
-        (what_H, kind_H, age_H), strength_H = asked.remembered.numbers(hits)
+            row_P = torch.from_numpy(self.trie.item_of_leaf[place_P].astype(np.int64))
+            vector_PD, content_PC = self.vectors.leaves(row_P), self.decoder.content_RC[row_P]
+            novelty_P, bias_P = torch.from_numpy(self.novelty_R)[row_P], self.decoder.leaf_bias[row_P]
+        return torch.cat([vector_PD, content_PC, novelty_P[:, None], bias_P[:, None]], 1)
+
+    def _hinted(self, asked: Wanted, level: int, node_Q: IntArray, children: Children) -> Tensor:
+        """What the hints that lie under the children add to them, (Q, C); under the root they are the same for all walks of a request."""
+        remembered, width = asked.remembered, children.bound_QX.shape[1] - 1
+        of_W = asked.of_Q if level else np.arange(len(remembered.item_BL))
+        node_W, start_W = (node_Q, children.start_Q) if level else (0 * of_W, 0 * of_W)
+        hits = remembered.hits(level, of_W, node_W, np.broadcast_to(start_W, len(of_W)))
+        (what_H, kind_H, age_H), strength_H = remembered.numbers(hits)
         weight_H = self.decoder.hint_logits()[torch.from_numpy(what_H), level, torch.from_numpy(kind_H), torch.from_numpy(age_H)]
         place = (torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H))
-        return logits_QC.index_put(place, weight_H * torch.from_numpy(strength_H), accumulate=True)
+        hinted_WC = torch.zeros(len(of_W), width).index_put(place, weight_H * torch.from_numpy(strength_H), accumulate=True)
+        return hinted_WC if level else hinted_WC[torch.from_numpy(asked.of_Q)]
 
     def wishes(self, remembered: Remembered, level: int) -> Tensor:
         """The content that each request's memory asks for, (B, content): that of its rows, each times its `match`."""
@@ -131,21 +175,11 @@ class Scored:
         content_BLC = F.embedding(torch.from_numpy(remembered.item_BL), self.decoder.content_RC)
         return (weight_BL[:, None] @ content_BLC)[:, 0]
 
-    def _leaf_logits(self, query_QD: Tensor, wish_QC: Tensor, rule: Rule, children: Children) -> Tensor:
-        items, bonus_Q = self.trie.item_of_leaf, torch.from_numpy(rule.bonus_B)
-        leaf_RD, bias_R, content_RC = self.vectors.leaf_RD, self.decoder.leaf_bias, self.decoder.content_RC
-        if children.place_QC is None:  # one list for all: a matrix product
-            row_C = torch.from_numpy(items[children.start_Q[0] : children.end_Q[0]])
-            fit_QC = query_QD @ leaf_RD[row_C].T + wish_QC @ content_RC[row_C].T + bias_R[row_C]
-            return fit_QC + bonus_Q[:, None] * torch.from_numpy(self.novelty_R)[row_C]
-        row_QC = children.of(items)
-        real_QC = np.arange(row_QC.shape[1]) < (children.end_Q - children.start_Q)[:, None]
-        at_Q, at_C = (torch.from_numpy(at) for at in real_QC.nonzero())
-        row_F = torch.from_numpy(row_QC[real_QC])
-        fit_F = (query_QD[at_Q] * F.embedding(row_F, leaf_RD)).sum(-1) + bias_R[row_F]
-        fit_F = fit_F + (wish_QC[at_Q] * F.embedding(row_F, content_RC)).sum(-1)
-        fit_F = fit_F + bonus_Q[at_Q] * torch.from_numpy(self.novelty_R)[row_F]
-        return torch.full(row_QC.shape, NEVER).index_put((at_Q, at_C), fit_F)
+
+def inner_contents(trie: Trie, content_RC: Tensor) -> list[Tensor]:
+    """What `Scored.contents` holds: changes only with the tree and with what is known of its items."""
+    leaf_FC = content_RC.numpy()[trie.item_of_leaf]
+    return [torch.from_numpy(content_PC) for content_PC in node_contents(trie, leaf_FC)]
 
 
 def _at(values_QC: Tensor, at_Q: IntArray) -> Tensor:

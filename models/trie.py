@@ -143,10 +143,23 @@ class Trie:
             return leaf_A.astype(np.int64)
         return np.searchsorted(self.first_leaf[level + 1], leaf_A.astype(np.int32), side="right") - 1
 
+    def siblings(self, rows: IntArray) -> IntArray:
+        """Rows of all items that have the last node above them in common with one of these, those themselves included; any order."""
+        leaf_F = self.leaf_of_item[rows[(rows > 0) & (rows <= self.num_items)]]
+        node_G = np.unique(self.child_over(leaf_F, self.levels - 2)) if self.levels > 1 else np.zeros(1, np.int64)
+        first_G, end_G = (self.starts[-1][node_G + after].astype(np.int64) for after in (0, 1))
+        return self.item_of_leaf[spans(first_G, end_G - first_G)].astype(np.int64)
+
     def live_leaves(self, rows: IntArray) -> IntArray:
         """The leaves of those of these item rows that are known here and not retired: ascending, each once."""
         leaf_F = self.leaf_of_item[rows[(rows > 0) & (rows <= self.num_items)]].astype(np.int64)
         return np.unique(leaf_F[self.alive_before[leaf_F + 1] > self.alive_before[leaf_F]])
+
+
+def spans(first_G: IntArray, size_G: IntArray) -> IntArray:
+    """The numbers first .. first + size - 1 of each, one behind the other."""
+    end_G = np.cumsum(size_G)
+    return np.repeat(first_G - end_G + size_G, size_G) + np.arange(end_G[-1] if len(end_G) else 0)
 
 
 def _firsts(key_N: IntArray) -> CountArray:
@@ -171,18 +184,26 @@ class Marks:
         return Marks(np.concatenate([np.zeros(0, np.int64), *(leaf_F + group * stride for group, leaf_F in enumerate(leaves))]), stride)
 
     def add_to(self, count_QC: CountArray, sign: int, group_Q: IntArray, bound_QX: IntArray | CountArray) -> None:
-        """Add how many marks of the walk's group lie between each two bounds, times `sign`."""
+        """Add how many marks of the walk's group lie between each two bounds, times `sign`; one row of bounds stands for all walks."""
         if not len(self.key_M) or bound_QX.shape[1] < 2:
             return
-        key_QX = bound_QX + (group_Q * self.stride)[:, None]
-        first_Q, end_Q = self.key_M.searchsorted(key_QX[:, :: key_QX.shape[1] - 1]).T
-        if len(key_QX) == 1:
-            if end_Q[0] > first_Q[0]:
-                before_X = self.key_M[first_Q[0] : end_Q[0]].searchsorted(key_QX[0])
+        key_Q1 = (group_Q * self.stride)[:, None]
+        first_Q, end_Q = self.key_M.searchsorted(bound_QX[:, :: bound_QX.shape[1] - 1] + key_Q1).T
+        number_Q = end_Q - first_Q
+        if len(group_Q) == 1:
+            if number_Q[0]:
+                before_X = self.key_M[first_Q[0] : end_Q[0]].searchsorted(bound_QX[0] + key_Q1[0])
                 count_QC[0] += sign * (before_X[1:] - before_X[:-1])
-        elif len(some_Q := np.flatnonzero(end_Q > first_Q)):
-            before_QX = self.key_M.searchsorted(key_QX[some_Q])
-            count_QC[some_Q] += sign * (before_QX[:, 1:] - before_QX[:, :-1])
+        elif number_Q.sum() < count_QC.size:  # fewer marks to be found among bounds than bounds among marks
+            walk_M = np.repeat(np.arange(len(group_Q)), number_Q)
+            leaf_M = self.key_M[spans(first_Q, number_Q)] - key_Q1[walk_M, 0]
+            row_M = np.minimum(walk_M, len(bound_QX) - 1)
+            key_X = (bound_QX + (np.arange(len(bound_QX)) * self.stride)[:, None]).ravel()
+            at_M = key_X.searchsorted(leaf_M + row_M * self.stride, side="right") - 1
+            np.add.at(count_QC, (walk_M, at_M - row_M * bound_QX.shape[1]), sign)
+        else:
+            before_QX = self.key_M.searchsorted(bound_QX + key_Q1)
+            count_QC += sign * (before_QX[:, 1:] - before_QX[:, :-1])
 
 
 @dataclass(frozen=True)
@@ -236,14 +257,15 @@ class Legal:
 
     def count(self, bound_QX: IntArray | CountArray) -> CountArray:
         """How many legal leaves lie between each two bounds of each walk, (Q, C); one row of bounds stands for all walks."""
-        before_QX = self.trie.alive_before[bound_QX]
-        count_QC = before_QX[:, 1:] - before_QX[:, :-1]
-        if len(count_QC) < len(self.of_Q):
-            count_QC = count_QC.repeat(len(self.of_Q), 0)
+        shared = len(bound_QX) == 1  # then walks differ by their request, and by what each has chosen
+        group_W = np.arange(len(self.limited_B)) if shared else self.of_Q
+        before_WX = self.trie.alive_before[bound_QX]
+        count_WC = (before_WX[:, 1:] - before_WX[:, :-1]).repeat(len(group_W) if shared else 1, 0)
         if len(self.allow.key_M) or self.limited_B.any():
-            count_QC[self.limited_B[self.of_Q]] = 0
-            self.allow.add_to(count_QC, 1, self.of_Q, bound_QX)
-        self.exclude.add_to(count_QC, -1, self.of_Q, bound_QX)
+            count_WC[self.limited_B[group_W]] = 0
+            self.allow.add_to(count_WC, 1, group_W, bound_QX)
+        self.exclude.add_to(count_WC, -1, group_W, bound_QX)
+        count_QC = count_WC[self.of_Q] if shared else count_WC
         self.chosen.add_to(count_QC, -1, np.arange(len(count_QC)), bound_QX)
         return count_QC
 

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from models.artifact import Artifact
 from models.content import ContentRule, FloatArray, first_vectors
 from models.decoder import Decoder, DecoderConfig
 from models.generate import novelty
 from models.neighbours import let_in
-from models.scoring import Scored
+from models.objective import Batch
+from models.scoring import Scored, inner_contents
 from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
@@ -53,6 +55,8 @@ class LiveModel:
         self.catalogue, self.decoder, self.tokenizer, self.content = catalogue, decoder, tokenizer, content
         self.exposures_R, self.followed = exposures_R, followed
         self._frozen: Successors | None = None
+        self._shelf: Shelf | None = None
+        self._contents: list[Tensor] = []
         self._set_vocabulary()
 
     @staticmethod
@@ -86,6 +90,7 @@ class LiveModel:
 
     def admit(self, changed_rows: Iterable[int], optimizer: Optimizer | None = None) -> None:
         """Let in what the catalogue has learned: ids and content for new rows, new content for changed ones, zero else."""
+        self._shelf = None
         first, end = self.num_rows, len(self.catalogue.item_ids) + 1
         known = sorted({row for row in changed_rows if row < first})
         if known:
@@ -99,13 +104,19 @@ class LiveModel:
             self._set_vocabulary()
 
     def shelf(self, items_offset: int) -> Shelf:
-        """All rows in the tree of their ids, alive unless retired before `items_offset`."""
+        """All rows in the tree of their ids, alive unless retired before `items_offset`; kept until that is something else."""
         alive_R = self._alive(items_offset)
-        return Shelf(self.vocabulary, alive_R, Trie.built(self.tokenizer.ids_NK, ~alive_R[1:]))
+        if self._shelf is None or not np.array_equal(self._shelf.alive_R, alive_R):
+            self._shelf = Shelf(self.vocabulary, alive_R, Trie.built(self.tokenizer.ids_NK, ~alive_R[1:]))
+            self._contents = inner_contents(self._shelf.trie, self.decoder.content_RC)
+        return self._shelf
 
-    def scored(self, trie: Trie) -> Scored:
-        """What scores slates with the present weights, with gradient."""
-        return Scored(self.decoder, self.decoder.vectors(self.num_rows), trie, novelty(self.exposures_R), self._successors())
+    def scored(self, shelf: Shelf, batch: Batch) -> Scored:
+        """What scores the slates of a batch, of this shelf, with the present weights, with gradient."""
+        asked = shelf.trie.siblings(batch.slate_BS[batch.shown_BS])
+        rows_N = np.unique(np.concatenate([[0], asked, batch.slate_BS.ravel(), batch.context.item_BL.ravel()]))
+        vectors = self.decoder.vectors(rows_N)
+        return Scored(self.decoder, vectors, shelf.trie, self._contents, novelty(self.exposures_R), self._successors())
 
     def artifact(self, facts: Mapping[str, Any]) -> Artifact:
         """The present state as a version; shares memory with it."""

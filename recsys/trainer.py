@@ -14,8 +14,7 @@ import numpy.typing as npt
 import torch
 
 from models.objective import Batch, ObjectiveConfig, Terms, objective
-from models.trie import Trie
-from recsys.features import BatchMaker, Lesson, followed
+from recsys.features import BatchMaker, Lesson, Shelf, followed
 from recsys.guard import GuardConfig, update_refused
 from recsys.live_model import LiveModel
 
@@ -108,7 +107,7 @@ class Trainer:
                 LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
-            self._step(optimizer, maker.shelf.trie, maker.batch(part, [self.model.num_rows] * len(part)))
+            self._step(optimizer, maker.shelf, maker.batch(part, [self.model.num_rows] * len(part)))
         decoder.eval()
         self.optimizer = self._new_optimizer(self.config.lr)
         self.model.count(*followed(lessons, self.model.vocabulary), 1.0)
@@ -154,14 +153,14 @@ class Trainer:
         batch.weight_B[:] = weights
         first: Terms | None = None
         for _ in range(self.config.passes):
-            terms = self._step(self.optimizer, maker.shelf.trie, batch, scaled=True)
+            terms = self._step(self.optimizer, maker.shelf, batch, scaled=True)
             first = first or terms
         assert first is not None
         return first
 
-    def _step(self, optimizer: torch.optim.Optimizer, trie: Trie, batch: Batch, *, scaled: bool = False) -> Terms:
+    def _step(self, optimizer: torch.optim.Optimizer, shelf: Shelf, batch: Batch, *, scaled: bool = False) -> Terms:
         """One optimizer step; `scaled`: at the configured rate times the root of the effective sample share."""
-        terms = objective(self.model.scored(trie), batch, self.config.objective)
+        terms = objective(self.model.scored(shelf, batch), batch, self.config.objective)
         if scaled:
             share = float(np.sqrt(terms.effective_share)) if np.isfinite(terms.effective_share) else 1.0
             for group, relative in zip(optimizer.param_groups, (1.0, self.config.trunk_share), strict=True):

@@ -17,7 +17,7 @@ from models.content import ContentRule
 from models.decoder import DecoderConfig
 from models.generate import WAYS, novelty
 from models.objective import ObjectiveConfig, objective
-from models.scoring import Scored
+from models.scoring import Scored, inner_contents
 from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
@@ -349,7 +349,9 @@ def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, level
     batch = maker.batch(learned, [len(case.artifact.item_ids) + 1] * len(learned))
     assert batch.shown_BS.sum() == sum(len(decision.item_ids) for decision, _ in made) > 8
     exposures_R = np.concatenate([case.artifact.exposures_R, np.zeros(len(alive_R) - len(case.artifact.exposures_R), np.float32)])
-    scored = Scored(case.artifact.decoder, case.artifact.decoder.vectors(len(alive_R)), shelf.trie, novelty(exposures_R), Successors.none())
+    decoder = case.artifact.decoder
+    contents = inner_contents(shelf.trie, decoder.content_RC)
+    scored = Scored(decoder, decoder.vectors(np.arange(len(alive_R))), shelf.trie, contents, novelty(exposures_R), Successors.none())
     found = recomputed(scored, maker, learned, len(case.artifact.item_ids) + 1)
     assert found == pytest.approx(batch.logged_BS[batch.shown_BS], abs=1e-4)
 

@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from models.decoder import Context, Decoder, DecoderConfig
 from models.generate import WAYS, Generator, Slates, novelty
 from models.inference import FrozenDecoder, LeafVectors
-from models.scoring import Scored
+from models.scoring import Scored, inner_contents
 from models.successors import SuccessorCounts, Successors
 from models.trie import Legal, Trie
 from models.walk import Asked, Rule
@@ -59,7 +59,8 @@ class Model:
 
     @property
     def scored(self) -> Scored:
-        return Scored(self.decoder, self.decoder.vectors(len(self.alive_R)), self.trie, self.novelty_R, self.successors)
+        vectors = self.decoder.vectors(np.arange(len(self.alive_R)))
+        return Scored(self.decoder, vectors, self.trie, inner_contents(self.trie, self.decoder.content_RC), self.novelty_R, self.successors)
 
 
 def random_ids(random: np.random.Generator, num_items: int, levels: int, codes: int) -> np.ndarray:

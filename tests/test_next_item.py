@@ -72,7 +72,7 @@ def test_batches_hold_all_windows_once() -> None:
 def test_the_state_at_a_place_is_that_of_a_request_made_there(kind: type[Decoder]) -> None:
     model = shaken(decoder_model(kind=kind))
     item_BL = np.array([[0, 0, 3, 4, 5, 6], [7, 8, 9, 1, 2, 3]])
-    vectors = model.decoder.vectors(NUM_ITEMS + 1)
+    vectors = model.decoder.vectors(np.arange(NUM_ITEMS + 1))
     with torch.no_grad():
         whole_BLD = model.decoder.place_states(vectors, context_of(item_BL))
         for at, rows in enumerate(item_BL):
