@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from models.artifact import Artifact, BadArtifact
+from models.artifact import BadArtifact
 from recsys import publisher
-from recsys.catalogue import Catalogue
+from recsys.catalogue import Catalogue, item_key
 from recsys.engine import Engine
 from recsys.features import Wish
-from recsys.memory import View
-from recsys.policy import Asked, DrawingConfig, GenerativePolicy, Policy
+from recsys.memory import GAP_BUCKETS, View
+from recsys.policy import Asked, Choice, DrawingConfig, GenerativePolicy, Policy
 from recsys.publisher import Published
 from streaming.clock import Clock
 from streaming.proto.recommender_pb2 import Degraded
@@ -63,7 +63,7 @@ class HotSwap:
             try:
                 published = publisher.current(self._state_dir / variant)
                 if published is not None and self._is_news(variant, published):
-                    policy = _tried(published, self._drawing)
+                    policy = _tried(published, self._drawing, self._engine.memory.config.num_kinds)
                     self._serve(variant, published, policy, time.perf_counter() - started_s)
             except (BadArtifact, OSError) as error:
                 self._refuse(variant, published, str(error))
@@ -87,26 +87,48 @@ class HotSwap:
             self._engine.serve(variant, self.loaded[variant].policy, Degraded.DEGRADED_LAST_GOOD)
 
 
-def _tried(published: Published, drawing: DrawingConfig) -> GenerativePolicy:
-    """The policy of a version, after it answered a golden request. BadArtifact when it can't be trusted."""
+def _tried(published: Published, drawing: DrawingConfig, num_kinds: int) -> GenerativePolicy:
+    """The policy of a version, after it answered the golden requests. BadArtifact when it can't be trusted."""
     artifact = publisher.load(published)
+    name = f"version {published.policy_version}"
+    for tensor_name, tensor in artifact.decoder.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise BadArtifact(f"{name}: {tensor_name} holds what is not a number")
     policy = GenerativePolicy(artifact, drawing)
     if policy.policy_version != published.policy_version:
-        raise BadArtifact(f"version {published.policy_version} calls itself {policy.policy_version}")
-    _check_golden(artifact, policy)
+        raise BadArtifact(f"{name} calls itself {policy.policy_version}")
+    live_ids = [item_id for item_id, is_retired in zip(artifact.item_ids, artifact.retired_N.tolist(), strict=True) if not is_retired]
+    golden = _golden(live_ids, num_kinds)
+    try:
+        with np.errstate(all="ignore"):  # what overflows is seen in the answers
+            choices = policy.decide(golden, Catalogue())
+    except (ArithmeticError, IndexError, ValueError) as error:
+        raise BadArtifact(f"{name}: the golden requests failed: {error}") from error
+    for asked, choice in zip(golden, choices, strict=True):
+        legal = set(live_ids)
+        if asked.wish.seen_excluded:
+            legal -= set(live_ids[: len(asked.view.key_L)])
+        reason = _mistake(choice, legal, min(asked.slate_size, artifact.decoder.config.max_slots, len(legal)))
+        if reason:
+            raise BadArtifact(f"{name}: the golden request got {reason}")
     return policy
 
 
-def _check_golden(artifact: Artifact, policy: Policy) -> None:
-    """Weights must be numbers; and where a user nobody knows asks for ten items, as many as there are must come, each once."""
-    for name, tensor in artifact.decoder.state_dict().items():
-        if not bool(tensor.isfinite().all()):
-            raise BadArtifact(f"version {policy.policy_version}: {name} holds what is not a number")
+def _golden(live_ids: Sequence[str], num_kinds: int) -> list[Asked]:
+    """Ten items for a user nobody knows; for one who did something of each kind with items of this version; and without these items."""
+    rows = num_kinds - 1
+    keys = [item_key(item_id) for item_id in live_ids[:rows]]
     nobody = View(*(np.zeros(0, np.int64) for _ in range(3)))
-    with np.errstate(all="ignore"):  # what overflows is seen in the answer
-        choice = policy.decide([Asked(nobody, {}, 10, Wish([], [], {}, False, 0), seed=0)], Catalogue())[0]
-    num_expected = min(10, artifact.decoder.config.max_slots, int((~artifact.retired_N).sum()))
+    somebody = View(np.resize(np.array(keys, np.int64), rows), np.arange(1, num_kinds), np.arange(rows) % GAP_BUCKETS)
+    return [Asked(view, {}, 10, Wish([], [], {}, seen, 0), seed=0) for view, seen in ((nobody, False), (somebody, False), (somebody, True))]
+
+
+def _mistake(choice: Choice, legal: set[str], num_expected: int) -> str:
+    """What is wrong with a slate that must hold `num_expected` of these items, each once; empty when nothing is."""
     if not len(set(choice.item_ids)) == len(choice.item_ids) == num_expected:
-        raise BadArtifact(f"version {policy.policy_version}: the golden request got {choice.item_ids}, not {num_expected} items")
+        return f"{choice.item_ids}, not {num_expected} items"
+    if not legal.issuperset(choice.item_ids):
+        return f"{sorted(set(choice.item_ids) - legal)}, not of its catalogue, or ruled out"
     if not all(np.isfinite(logprob) and logprob <= 1e-6 for logprob in choice.logprobs):
-        raise BadArtifact(f"version {policy.policy_version}: the golden request got log-probabilities {choice.logprobs}")
+        return f"log-probabilities {choice.logprobs}"
+    return ""

@@ -2,17 +2,22 @@
 
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from models.artifact import MANIFEST
+from models.artifact import MANIFEST, Artifact
+from models.decoder import Decoder
+from models.trie import Trie
 from recsys import publisher
 from recsys.hot_swap import RETRY_REFUSED_MS
 from streaming.proto.recommender_pb2 import Degraded, GetStatusRequest, RecommendResponse
-from tests.artifacts import NOW_MS, VARIANT, item_ids, publish, small_artifact
+from tests.artifacts import DECODER, NOW_MS, VARIANT, item_ids, publish, small_artifact
 from tests.serving import bench, serving
 
 
@@ -148,6 +153,39 @@ def test_weights_that_are_no_good_are_refused(tensor: str, value: float, reason:
         live.server.step()
         assert (live.ask().policy_version, live.ask().degraded) == (1, Degraded.DEGRADED_LAST_GOOD)
         assert reason in live.server.stats()["variants"][VARIANT]["refused"]
+
+
+def retired_but_in_the_tree() -> Artifact:
+    good = small_artifact(item_ids(12), 2, retired=["item3", "item4"])
+    return replace(good, trie=Trie.built(good.tokenizer.ids_NK, np.zeros(12, bool)))
+
+
+def of_fewer_kinds() -> Artifact:
+    """Trained where fewer kinds of events were told apart than this server does."""
+    good = small_artifact(item_ids(12), 2)
+    decoder = Decoder(DECODER, codes=good.decoder.codes, content_RC=good.decoder.content_RC, num_kinds=3)
+    return replace(good, decoder=decoder.eval())
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"), [(retired_but_in_the_tree, "not of its catalogue"), (of_fewer_kinds, "the golden requests failed: index")]
+)
+def test_versions_that_fail_golden_requests_are_refused(made: Callable[[], Artifact], reason: str, tmp_path: Path) -> None:
+    publish(tmp_path, item_ids(12), 1)
+    with serving(tmp_path) as live:
+        publisher.publish(made(), tmp_path / VARIANT, NOW_MS)
+        live.server.step()
+        assert (live.ask().policy_version, live.ask().degraded) == (1, Degraded.DEGRADED_LAST_GOOD)
+        assert reason in live.server.stats()["variants"][VARIANT]["refused"]
+
+
+@pytest.mark.parametrize("num_items", [1, 5, 200])
+def test_versions_small_and_large_pass_the_golden_requests(num_items: int, tmp_path: Path) -> None:
+    retired = item_ids(num_items)[::2]
+    publisher.publish(small_artifact(item_ids(num_items), 1, retired=retired), tmp_path / VARIANT, NOW_MS)
+    with serving(tmp_path, bench(num_items=num_items)) as live:
+        assert live.server.stats()["variants"][VARIANT]["refused"] == ""
+        assert live.ask().policy_version == 1
 
 
 def test_a_version_that_calls_itself_otherwise_is_refused(tmp_path: Path) -> None:
