@@ -58,6 +58,7 @@ from recsys.report import headline, to_json, write_report
 from recsys.semantic_ids import id_figures
 from recsys.sequences import Sequences, load_items, load_sequences, neighbours
 from recsys.server import Access
+from recsys.simulate.commands import simulate
 from streaming.address import ITEMS_SUFFIX
 from streaming.log import LogUnavailable, OffsetGone
 
@@ -66,6 +67,7 @@ data = typer.Typer(help="Public logs in, archives and catalogues out.", no_args_
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 app.add_typer(log_commands, name="log")
+app.command()(simulate)
 
 LOG = logging.getLogger("recsys")
 REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy)

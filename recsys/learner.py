@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from models import artifact as artifacts
-from models.artifact import weights_digest
+from models.artifact import Artifact, weights_digest
 from models.objective import Terms
 from recsys import checkpoint as checkpoints
 from recsys import publisher
@@ -145,6 +145,10 @@ class Learner:
     def weights_digest(self) -> str | None:
         """SHA-256 of the weights as they are; None before there are any."""
         return weights_digest(self._trainer.model.decoder) if self._trainer else None
+
+    def version(self) -> Artifact | None:
+        """The newest version, published or not, for who serves in this process; shares memory with the weights that go on learning."""
+        return self._version(self._trainer) if self._trainer else None
 
     def close(self) -> None:
         """Let another process write to the state."""
@@ -279,6 +283,9 @@ class Learner:
             if self.policy_version == newest:
                 self._point_to_again()
             return
+        publisher.publish(self._version(trainer), self.directory, self.clock.now_ms())
+
+    def _version(self, trainer: Trainer) -> Artifact:
         facts = {
             "policy_version": self.policy_version,
             "trained_through_ms": self._next_minute * self.join.bucket_ms,
@@ -286,7 +293,7 @@ class Learner:
             "behavior_digest": self.seeds.behavior_digest,
             "variant": self.join.variant,
         }
-        publisher.publish(trainer.model.artifact(facts), self.directory, self.clock.now_ms())
+        return trainer.model.artifact(facts)
 
     def _point_to_again(self) -> None:
         """The newest version is this one, made before a crash. FileExistsError when it is another one of the same number."""

@@ -32,12 +32,16 @@ class MemoryConfig:
     decisions_s: int = 600
     """How long a Decision's slate is kept for the events that speak of it."""
     kinds: tuple[str, ...] = ("click", "like", "long_view", "dislike", "purchase", "watch", "rating")
+    until_ms: int = 0
+    """Events from this time on leave no row: what is remembered stands still. 0: never; only to tell what memory is worth."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.rows <= 100_000:
             raise ValueError(f"memory.rows is {self.rows}; it must be 1..100000")
         if not 1 <= self.decisions_s <= 86_400:
             raise ValueError(f"memory.decisions_s is {self.decisions_s}; it must be 1..86400")
+        if self.until_ms < 0:
+            raise ValueError(f"memory.until_ms is {self.until_ms}; it must be 0 (never) or a time, UTC milliseconds")
 
     @property
     def num_kinds(self) -> int:
@@ -167,7 +171,7 @@ class Memory:
         return user
 
     def _append(self, partition: int, offset: int, event: Event, keys: Sequence[int], kind: int) -> None:
-        if not keys:
+        if not keys or 0 < self.config.until_ms <= event.event_time_ms:
             return
         user = self._user(event.user_id)
         self._make_room(partition, user, len(keys))

@@ -12,7 +12,7 @@ from models.generate import WAYS, Generator, novelty
 from models.inference import FrozenDecoder, LeafVectors
 from models.trie import IntArray, Trie
 from models.walk import Rule
-from recsys.catalogue import Catalogue, Vocabulary
+from recsys.catalogue import Catalogue, Rows, Vocabulary
 from recsys.features import Shelf, Wish, contexts, legal_of, ruling
 from recsys.memory import View
 
@@ -109,21 +109,19 @@ class GenerativePolicy:
         return Choice([item_ids[row - 1] for row in item_S[kept_S].tolist()], logprob_S[kept_S].tolist())
 
 
-class UniformPolicy:
-    """Every legal item alike: what answers before anything was published, and the `random` baseline."""
-
-    policy_version = 0
-    trained_through_ms = 0
+class PlainItems:
+    """What may be shown to a request by who knows items by their place in the catalogue only."""
 
     def __init__(self) -> None:
-        self.drawing = DrawingConfig(temperature=1, floor=0, novelty_bonus=0)
         self._catalogue = Catalogue()
         self._shelf = _plain_shelf(self._catalogue)
 
-    def decide(self, asked: Sequence[Asked], catalogue: Catalogue) -> list[Choice]:
-        """See Policy."""
+    def rows(self, asked: Asked, catalogue: Catalogue) -> Rows:
+        """Catalogue rows (from 1) that are legal for this request, ascending."""
         shelf = self._shelf_of(catalogue)
-        return [_even(one, catalogue, shelf) for one in asked]
+        ruled = ruling(asked.wish, asked.view, catalogue, shelf, shelf.vocabulary.num_rows)
+        allowed = np.arange(shelf.trie.num_items) if ruled.allow is None else ruled.allow
+        return np.asarray(shelf.trie.item_of_leaf[np.setdiff1d(allowed, ruled.exclude)], np.int64)
 
     def _shelf_of(self, catalogue: Catalogue) -> Shelf:
         """Built anew only when the items are others: 20,000 of them take 20 ms."""
@@ -132,14 +130,25 @@ class UniformPolicy:
         return self._shelf
 
 
-def _even(asked: Asked, catalogue: Catalogue, shelf: Shelf) -> Choice:
-    ruled = ruling(asked.wish, asked.view, catalogue, shelf, shelf.vocabulary.num_rows)
-    allowed = np.arange(shelf.trie.num_items) if ruled.allow is None else ruled.allow
-    rows = shelf.trie.item_of_leaf[np.setdiff1d(allowed, ruled.exclude)]
-    size = min(asked.slate_size, len(rows))
-    drawn = np.random.Generator(np.random.Philox(asked.seed)).permutation(rows)[:size].tolist()
-    item_ids = shelf.vocabulary.item_ids
-    return Choice([item_ids[row - 1] for row in drawn], [float(-np.log(len(rows) - slot)) for slot in range(size)])
+class UniformPolicy:
+    """Every legal item alike: what answers before anything was published, and the `random` baseline."""
+
+    policy_version = 0
+    trained_through_ms = 0
+
+    def __init__(self) -> None:
+        self.drawing = DrawingConfig(temperature=1, floor=0, novelty_bonus=0)
+        self._items = PlainItems()
+
+    def decide(self, asked: Sequence[Asked], catalogue: Catalogue) -> list[Choice]:
+        """See Policy."""
+        return [self._even(one, catalogue) for one in asked]
+
+    def _even(self, asked: Asked, catalogue: Catalogue) -> Choice:
+        rows = self._items.rows(asked, catalogue)
+        size = min(asked.slate_size, len(rows))
+        drawn = np.random.Generator(np.random.Philox(asked.seed)).permutation(rows)[:size].tolist()
+        return Choice([catalogue.item_ids[row - 1] for row in drawn], [float(-np.log(len(rows) - slot)) for slot in range(size)])
 
 
 def _plain_shelf(catalogue: Catalogue) -> Shelf:

@@ -34,7 +34,17 @@ def tiny() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"standard": standard, "tiny": tiny}
+def small() -> Config:
+    """Between the two: what a battery of runs affords. One layer of 32, plain ids, users who may be shown again what they were shown."""
+    return Config(
+        model=ModelConfig(
+            tokenizer=TokenizerConfig(levels=1, content_dim=32), decoder=DecoderConfig(width=32, layers=1, heads=2, history=32)
+        ),
+        engine=EngineConfig(exclude_seen=False),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"standard": standard, "small": small, "tiny": tiny}
 
 Preset = Annotated[str, typer.Option(help=f"A whole configuration: {', '.join(PRESETS)}.")]
 

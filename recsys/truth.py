@@ -5,7 +5,7 @@ they start towards `later_tastes`, slowly and in steps; the trends of groups ris
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,6 +55,14 @@ class Truth:
         for name, (wanted, found) in sizes.items():
             if wanted != found:
                 raise ValueError(f"{name} has {found} rows; there are {wanted}")
+
+    def part(self, users: Ints, items: Ints) -> "Truth":
+        """The same of some of its users and items, in the order given."""
+        of_users = ("activity", "tab_shares", "user_bias", "tastes", "later_tastes")
+        rows = {name: getattr(self, name)[users] for name in of_users}
+        rows |= {name: getattr(self, name)[items] for name in ("item_bias", "factors", "group")}
+        rows["activity"] = rows["activity"] / rows["activity"].sum()
+        return replace(self, user_ids=tuple(self.user_ids[u] for u in users), items=tuple(self.items[i] for i in items), **rows)
 
     def tastes_at(self, progress: float, drift: float) -> Floats:
         """Users × factors after `progress` of the run; `drift` (0..1) is the share of the moves that is made."""

@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,6 +49,7 @@ class World(Protocol):
         """Exposure and Feedback on the slate for the last turn's request, each with its own event_time_ms, in time order."""
 
 
+@runtime_checkable
 class KnownWorld(World, Protocol):
     """A world that knows what is true of it, so that regret is exact. All of it is as of the last turn."""
 
@@ -98,9 +99,9 @@ class WorldConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """The request that waits for its slate."""
+    """The request that waits for its slate: the user's `turn`-th."""
 
-    ordinal: int
+    turn: int
     user: int
     event_time_ms: int
 
@@ -108,8 +109,8 @@ class _Asked:
 class SimulatedWorld:
     """A KnownWorld of a Truth.
 
-    Traffic doesn't depend on what is answered, and what happens with an item depends on (seed, turn, item) and nothing else
-    drawn: two variants that show a user the same item at the same turn get the same click, so their difference is theirs.
+    Traffic doesn't depend on what is answered, and what happens with an item depends on (seed, user, the user's turn, item) and
+    nothing else drawn: two variants that show a user the same item at the same turn get the same click, so their difference is theirs.
     """
 
     def __init__(self, truth: Truth, config: WorldConfig) -> None:
@@ -124,7 +125,7 @@ class SimulatedWorld:
         self._cumulative_tabs = np.cumsum(truth.tab_shares, axis=1)
         self._now_ms = truth.start_ms
         self._minute = 0
-        self._ordinal = 0
+        self._turns_of_user = np.zeros(len(truth.user_ids), np.int64)
         self._turns: deque[tuple[Turn, int, int]] = deque()
         self._asked: _Asked | None = None
         self._move_to(0)
@@ -145,8 +146,8 @@ class SimulatedWorld:
         self._now_ms = turn.event_time_ms
         self._asked = None
         if turn.request is not None:
-            self._asked = _Asked(ordinal=self._ordinal, user=user, event_time_ms=turn.event_time_ms)
-            self._ordinal += 1
+            self._asked = _Asked(turn=int(self._turns_of_user[user]), user=user, event_time_ms=turn.event_time_ms)
+            self._turns_of_user[user] += 1
             self._tab[user] = tab
         return turn
 
@@ -280,7 +281,7 @@ def toy_world(config: WorldConfig | None = None) -> SimulatedWorld:
 
 def _answer(decision: RecommendResponse, asked: _Asked, items: Ints, probability: Floats, config: WorldConfig, truth: Truth) -> list[Event]:
     """What the user sees and does, in time order: shown after 0.3–2 s, clicked 1–40 s later or, rarely, after the window."""
-    key = int.from_bytes(hashlib.sha256(f"{config.seed}|{asked.ordinal}|{asked.user}".encode()).digest()[:8])
+    key = int.from_bytes(hashlib.sha256(f"{config.seed}|{asked.user}|{asked.turn}".encode()).digest()[:8])
     # The place of an item that doesn't exist stands for the slate as a whole.
     ignored, looked, shown_after, shown_lost = _uniform(key, np.array([len(truth.items)]), 4)[:, 0]
     if ignored < config.ignored:

@@ -15,7 +15,14 @@ MAX_LINES = 400
 ROWS = """
 __main__
 cli
-bench.commands log_commands
+bench.commands log_commands simulate.commands
+simulate.battery
+simulate.run
+simulate.variants
+simulate.baselines
+simulate.stage
+simulate.worlds simulate simulate.measures
+simulate.diary
 bench bench.loop bench.generate bench.unseen bench.train outcome
 bench.rank
 bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine

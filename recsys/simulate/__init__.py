@@ -1,0 +1,1 @@
+"""Every variant against the same worlds, and what came of it."""

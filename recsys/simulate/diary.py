@@ -1,0 +1,70 @@
+"""What one variant did in one world, decision by decision, as arrays that can be kept. Knows nothing of what is made of them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+COLUMNS = ("minute", "user", "turn", "slots", "reward", "expected", "best", "new_slots", "new_expected")
+"""One value a decision: world minute; the user, by order of first turn; how many turns he had before; slots shown; reward of the
+feedback on them; what it was expected to be; what the best slate would have been expected to earn in their places; how many of them held
+an item that arrived in the run, and what these were expected to earn. What is expected is NaN in worlds that don't tell."""
+
+
+@dataclass
+class Diary:
+    """Append decisions as they are made; `arrays` when all is done."""
+
+    rows: list[tuple[float, ...]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What the run and the variant said at the end."""
+    _users: dict[str, int] = field(default_factory=dict)
+    _turns: dict[str, int] = field(default_factory=dict)
+
+    def user(self, user_id: str) -> tuple[int, int]:
+        """The number of a user, and of this turn of his."""
+        turn = self._turns[user_id] = self._turns.get(user_id, -1) + 1
+        return self._users.setdefault(user_id, len(self._users)), turn
+
+    def record(self) -> "Record":
+        """What was written so far."""
+        columns = np.array(self.rows, np.float64).reshape(-1, len(COLUMNS)).T
+        return Record(dict(zip(COLUMNS, columns, strict=True)), list(self._users), self.figures)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished diary."""
+
+    columns: Mapping[str, Array]
+    user_ids: list[str]
+    figures: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Array:
+        return self.columns[name]
+
+    def by_minute(self, name: str, minutes: int) -> Array:
+        """The sum of a column over the decisions of each minute."""
+        return np.bincount(self["minute"].astype(np.int64), self[name], minlength=minutes)[:minutes]
+
+    def save(self, path: Path) -> None:
+        """Write it as one .npz, by rename: a battery that is stopped leaves whole files only."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".tmp.npz")
+        told = json.dumps({"user_ids": self.user_ids, "figures": dict(self.figures)})
+        arrays = dict(self.columns) | {"told": np.frombuffer(told.encode(), np.uint8)}
+        np.savez_compressed(unfinished, allow_pickle=False, **arrays)
+        unfinished.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "Record":
+        """What `save` wrote."""
+        with np.load(path, allow_pickle=False) as kept:
+            told = json.loads(kept["told"].tobytes())
+            return Record({name: kept[name] for name in COLUMNS}, told["user_ids"], told["figures"])

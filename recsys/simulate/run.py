@@ -1,0 +1,140 @@
+"""One variant through one world, on the world's time: the loop of `recsys loop` with the engine called in this process.
+
+Knows nothing of what the variant or the world is made of, nor of what the figures mean.
+"""
+
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from recsys.click_model import Floats, Ints
+from recsys.engine import Engine, Identity
+from recsys.experiment import ExperimentConfig
+from recsys.loop import MINUTE_MS
+from recsys.simulate.diary import Diary, Record
+from recsys.simulate.stage import Stage
+from recsys.simulate.variants import Variant
+from recsys.tokens import TokenMint
+from recsys.worlds import KnownWorld, Turn
+from streaming.events import Event
+from streaming.proto.recommender_pb2 import RecommendResponse
+from streaming.rewards import rule_named
+
+TICK_MS = 2_000
+"""How often, in the world's time, what is due is delivered, the engine ticks and the variant learns."""
+
+
+class Run:
+    """Plays a stage to its end."""
+
+    def __init__(self, stage: Stage, variant: Variant) -> None:
+        self._stage, self._variant, self._world = stage, variant, stage.world
+        self._known = stage.world if isinstance(stage.world, KnownWorld) else None
+        config = stage.config
+        self._rule, self._window_ms = rule_named(config.join.reward), config.join.window_ms
+        self._diary = Diary()
+        self._pending: list[tuple[int, int, Event]] = []
+        self._num_pending = 0
+        self._arrived: set[str] = set()
+        self._seconds: dict[str, float] = defaultdict(float)
+        mint = TokenMint([f"simulate {stage.beginning.seed}".encode().ljust(32, b"\0")], config.engine.token_lifetime_ms)
+        self.engine = Engine(
+            config.engine,
+            config.memory,
+            ExperimentConfig(variants=((stage.variant, 1.0),)),
+            Identity(stage.beginning.seed, stage.beginning.seeds.behavior_digest),
+            clock=stage.clock,
+            log=stage.log,
+            items_log=stage.items_log,
+            mint=mint,
+        )
+
+    def play(self) -> Record:
+        """To the end of the world, or of the time there is for it."""
+        started = time.perf_counter()
+        clock, beginning = self._stage.clock, self._stage.beginning
+        self._learn()
+        turn = self._world.next_turn()
+        for now_ms in range(beginning.start_ms + TICK_MS, beginning.start_ms + beginning.minutes * MINUTE_MS + 1, TICK_MS):
+            while turn is not None and turn.event_time_ms < now_ms:
+                clock.advance_to(turn.event_time_ms)
+                self._play(turn)
+                turn = self._world.next_turn()
+            clock.advance_to(now_ms)
+            self._deliver(now_ms)
+            self.engine.tick()
+            self._learn()
+        figures = self._diary.figures
+        figures |= self._variant.figures()
+        figures["behavior_digest"] = beginning.seeds.behavior_digest
+        figures |= {"seconds": time.perf_counter() - started, "compute_parts_s": dict(self._seconds)}
+        self._variant.close()
+        return self._diary.record()
+
+    def _play(self, turn: Turn) -> None:
+        if self._known is not None:
+            items = [item for _, item in self._known.upserts()]
+            self._arrived.update(item.item_id for item in items if not item.retired)
+            self.engine.upsert(items)
+        if turn.organic:
+            self.engine.record(turn.organic)
+        if turn.request is None:
+            return
+        if any(due_ms <= turn.event_time_ms and event.user_id == turn.request.user_id for due_ms, _, event in self._pending):
+            self._deliver(turn.event_time_ms)
+        started = time.perf_counter()
+        response = self.engine.recommend(self._variant.asks(turn.request))
+        self._seconds["deciding"] += time.perf_counter() - started
+        events = self._world.respond(response)
+        self._note(turn, response, events)
+        for event in events:
+            self._num_pending += 1
+            heapq.heappush(self._pending, (event.event_time_ms, self._num_pending, event))
+
+    def _deliver(self, now_ms: int) -> None:
+        due = []
+        while self._pending and self._pending[0][0] <= now_ms:
+            due.append(heapq.heappop(self._pending)[2])
+        started = time.perf_counter()
+        self.engine.record(due)
+        self._seconds["recording"] += time.perf_counter() - started
+
+    def _learn(self) -> None:
+        started = time.perf_counter()
+        policy = self._variant.step()
+        self._seconds["learning"] += time.perf_counter() - started
+        if policy is not None:
+            self.engine.serve(self._stage.variant, policy)
+
+    def _note(self, turn: Turn, response: RecommendResponse, events: Sequence[Event]) -> None:
+        """Write down one decision and what the world answered to it; feedback counts as the reward rule and the window say."""
+        assert turn.request is not None
+        shown = {slot for event in events for slot in event.exposure.slots}
+        said: dict[int, dict[str, float]] = {slot: {} for slot in shown}
+        for event in events:
+            if event.feedback.kind and event.feedback.slot in said and event.event_time_ms <= turn.event_time_ms + self._window_ms:
+                said[event.feedback.slot].setdefault(event.feedback.kind, event.feedback.value)
+        places = np.array(sorted(shown), np.int64)
+        item_ids = [response.slots[place].item_id for place in places]
+        is_new = np.array([item_id in self._arrived for item_id in item_ids], bool)
+        expected, best = self._expected(turn.request.user_id, item_ids, places)
+        user, number = self._diary.user(turn.request.user_id)
+        minute = (turn.event_time_ms - self._stage.beginning.start_ms) // MINUTE_MS
+        reward = sum(self._rule(feedback) for feedback in said.values())
+        self._diary.rows.append(
+            (minute, user, number, len(shown), reward, expected.sum(), best.sum(), is_new.sum(), (expected * is_new).sum())
+        )
+
+    def _expected(self, user_id: str, item_ids: list[str], places: Ints) -> tuple[Floats, Floats]:
+        """Of what was shown, and of the best slate in the same places; NaN where the world doesn't tell."""
+        if self._known is None:
+            return np.full(places.size, np.nan), np.full(places.size, np.nan)
+        best = self._known.best_slate(user_id, int(places.max()) + 1) if places.size else []
+        best = [best[place] for place in places if place < len(best)]
+        return (
+            self._known.expected_reward(user_id, item_ids, places),
+            self._known.expected_reward(user_id, best, places[: len(best)]),
+        )

@@ -1,0 +1,141 @@
+"""What all variants of one world and seed begin with: the same log, the same model that has learned its history.
+
+Knows nothing of what variants do from there.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.artifact import Artifact
+from recsys import publisher
+from recsys.config import Config, behavior_digest
+from recsys.learner import Learner
+from recsys.loop import HISTORY_ENDS_MS, MINUTE_MS, write_history
+from recsys.memory import MemoryConfig
+from recsys.simulate.worlds import Population
+from recsys.trainer import Seeds
+from recsys.worlds import World
+from streaming.clock import Clock, ManualClock
+from streaming.events import Item, ItemChange, Tick, encode
+from streaming.log import Entry, EventLog, MemoryLog
+
+NEVER = 1 << 60
+"""Versions between two checkpoints where nothing is ever continued."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """One world and seed at the start. Its logs and its directory are read only: a variant goes on from copies."""
+
+    population: Population
+    config: Config
+    seed: int
+    start_ms: int
+    minutes: int
+    log: MemoryLog
+    items_log: MemoryLog
+    directory: Path
+
+    @staticmethod
+    def made(population: Population, config: Config, seed: int, minutes: int, directory: Path) -> "Beginning":
+        """Write the history and let a learner learn it, into `directory`. ValueError for a world without a first turn."""
+        world = population.twin(seed, minutes)
+        catalogue = world.catalog()
+        first = world.next_turn()
+        if first is None:
+            raise ValueError(f"world {population.name} ends before its first turn")
+        start_ms = first.event_time_ms // MINUTE_MS * MINUTE_MS
+        log, items_log = MemoryLog(1), MemoryLog(1)
+        if population.history is not None:
+            write_history(population.history, catalogue, log, items_log)
+        else:
+            _write_catalogue(catalogue, start_ms, log, items_log)
+        beginning = Beginning(
+            population=population,
+            config=config,
+            seed=seed,
+            start_ms=start_ms,
+            minutes=minutes,
+            log=log,
+            items_log=items_log,
+            directory=directory,
+        )
+        shutil.rmtree(directory, ignore_errors=True)
+        learner = beginning.learner(config, ManualClock(start_ms), log, items_log, directory)
+        learner.catch_up()
+        learner.close()
+        return beginning
+
+    @property
+    def seeds(self) -> Seeds:
+        """Of all variants alike, so that they differ in what they do and in nothing drawn."""
+        return Seeds(behavior_digest(self.config), self.seed)
+
+    def artifact(self) -> Artifact:
+        """The version at the start, read anew."""
+        published = publisher.current(self.directory / self.config.join.variant)
+        assert published is not None
+        return publisher.load(published)
+
+    def learner(
+        self, config: Config, clock: Clock, log: EventLog, items_log: EventLog, state_dir: Path, save_every: int = NEVER
+    ) -> Learner:
+        """A learner with the seeds of this beginning."""
+        return Learner(
+            config.learner,
+            config.model,
+            config.join,
+            config.memory,
+            self.seeds,
+            clock=clock,
+            log=log,
+            items_log=items_log,
+            state_dir=state_dir,
+            save_every=save_every,
+        )
+
+
+class Stage:
+    """One variant's own copies of a beginning: world, log, state and clock."""
+
+    def __init__(self, beginning: Beginning, variant: str, config: Config, directory: Path, *, live_memory: bool = True) -> None:
+        """`config` may differ from the beginning's; `directory` is emptied. Without `live_memory` users stay remembered as at the start."""
+        self.beginning, self.variant, self.directory = beginning, variant, directory
+        until_ms = 0 if live_memory else beginning.start_ms
+        self.config = replace(
+            config,
+            join=replace(config.join, variant=variant),
+            memory=replace(config.memory, until_ms=until_ms),
+        )
+        self.clock = ManualClock(beginning.start_ms)
+        self.log, self.items_log = _copy(beginning.log), _copy(beginning.items_log)
+        self.world: World = beginning.population.twin(beginning.seed, beginning.minutes)
+        shutil.rmtree(directory, ignore_errors=True)
+
+    @property
+    def memory(self) -> MemoryConfig:
+        """What server and learner remember."""
+        return self.config.memory
+
+    def learner(self) -> Learner:
+        """A learner that goes on from the beginning."""
+        shutil.copytree(self.beginning.directory / self.beginning.config.join.variant, self.directory / self.variant)
+        return self.beginning.learner(self.config, self.clock, self.log, self.items_log, self.directory)
+
+
+def _copy(log: MemoryLog) -> MemoryLog:
+    copy = MemoryLog(log.num_partitions)
+    for partition, end in enumerate(log.end_offsets()):
+        copy.append([Entry(record.key, record.value, partition) for record in log.read(partition, 0, end)])
+    return copy
+
+
+def _write_catalogue(catalogue: Sequence[Item], start_ms: int, log: EventLog, items_log: EventLog) -> None:
+    """Items without a history: there before the start, and the time told, so that a first version is made of them."""
+    before_ms = start_ms - HISTORY_ENDS_MS
+    changes = [Entry(b"", encode(ItemChange(event_time_ms=before_ms, item=item), before_ms), 0) for item in catalogue]
+    tick = encode(Tick(event_time_ms=start_ms), start_ms)
+    items_log.append([*changes, Entry(b"", tick, 0)])
+    log.append([Entry(b"", tick, partition) for partition in range(log.num_partitions)])

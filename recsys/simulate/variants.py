@@ -1,0 +1,194 @@
+"""What can answer in a world, by name: this system whole, with parts of it standing still, and what others do instead.
+
+Knows nothing of how a run is driven or measured.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from recsys import publisher
+from recsys.catalogue import Catalogue
+from recsys.keeper import Keeper
+from recsys.loop import MINUTE_MS
+from recsys.policy import Asked, Choice, DrawingConfig, GenerativePolicy, Policy, UniformPolicy
+from recsys.simulate.baselines import Popular, Pupil
+from recsys.simulate.stage import Stage
+from recsys.worlds import KnownWorld
+from streaming.proto.recommender_pb2 import RecommendRequest
+
+
+class Variant(Protocol):
+    """A Component that makes policies."""
+
+    def step(self) -> Policy | None:
+        """Learn what is complete in the log; a policy where another than before is to answer from now on."""
+
+    def asks(self, request: RecommendRequest) -> RecommendRequest:
+        """The request as its policy is to get it."""
+
+    def figures(self) -> Mapping[str, Any]:
+        """What it says of itself at the end."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class Learning:
+    """The decoder, learning every minute. Its first policy is the version of the beginning."""
+
+    def __init__(self, stage: Stage, publish_every: int = 1) -> None:
+        """`publish_every`: world minutes between two policies."""
+        self._stage, self._publish_every = stage, publish_every
+        self.learner = stage.learner()
+        self.freshness_s: list[float] = []
+        self._served = 0
+        self._due_ms = 0
+
+    def asks(self, request: RecommendRequest) -> RecommendRequest:
+        """See Variant."""
+        return request
+
+    def step(self) -> Policy | None:
+        """See Variant."""
+        self.learner.step()
+        version, now_ms = self.learner.policy_version, self._stage.clock.now_ms()
+        artifact = self.learner.version() if version > self._served and now_ms >= self._due_ms else None
+        if artifact is None:
+            return None
+        trained_ms = self.learner.stats.trained_append_ms
+        if self._served:
+            self.freshness_s += [
+                (now_ms - when_ms) / 1000 for told in range(self._served + 1, version + 1) for when_ms in trained_ms.get(told, [])
+            ]
+        self._served, self._due_ms = version, now_ms + (self._publish_every - 1) * MINUTE_MS + 1
+        return GenerativePolicy(artifact, self._stage.config.drawing)
+
+    def figures(self) -> Mapping[str, Any]:
+        """See Variant."""
+        learner = self.learner
+        return {
+            "versions_published": learner.policy_version,
+            "freshness_s": self.freshness_s,
+            "books": learner.joiner.books().as_dict(),
+            "weights_digest": learner.weights_digest(),
+            "updates_refused": learner.stats.num_refused,
+        }
+
+    def close(self) -> None:
+        """See Variant."""
+        self.learner.close()
+
+
+class Frozen:
+    """The decoder as it was at the start; its items follow the catalogue."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._drawing = stage.config.drawing
+        self._keeper = Keeper(
+            stage.variant,
+            stage.beginning.artifact(),
+            stage.config.join,
+            clock=stage.clock,
+            items_log=stage.items_log,
+            state_dir=stage.directory,
+        )
+        self._served = 0
+
+    def asks(self, request: RecommendRequest) -> RecommendRequest:
+        """See Variant."""
+        return request
+
+    def step(self) -> Policy | None:
+        """See Variant."""
+        self._keeper.step()
+        published = publisher.current(self._keeper.directory)
+        if published is None or published.policy_version == self._served:
+            return None
+        self._served = published.policy_version
+        return GenerativePolicy(publisher.load(published), self._drawing)
+
+    def figures(self) -> Mapping[str, Any]:
+        """See Variant."""
+        return {"versions_published": self._keeper.policy_version}
+
+    def close(self) -> None:
+        """See Variant."""
+
+
+class Untaught:
+    """One policy for the whole run."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy: Policy | None = policy
+
+    def step(self) -> Policy | None:
+        """See Variant."""
+        policy, self._policy = self._policy, None
+        return policy
+
+    def asks(self, request: RecommendRequest) -> RecommendRequest:
+        """See Variant."""
+        return request
+
+    def figures(self) -> Mapping[str, Any]:
+        """See Variant."""
+        return {}
+
+    def close(self) -> None:
+        """See Variant."""
+
+
+class Oracle(Untaught):
+    """Knows the truth and shows the best slate there is: what nobody can be above."""
+
+    def __init__(self, stage: Stage) -> None:
+        if not isinstance(stage.world, KnownWorld):
+            raise ValueError(f"world {stage.beginning.population.name} does not say what is true of it: no oracle")
+        self._best = BestSlate(stage.world)
+        super().__init__(self._best)
+
+    def asks(self, request: RecommendRequest) -> RecommendRequest:
+        """See Variant."""
+        self._best.user_ids.append(request.user_id)
+        return request
+
+
+class BestSlate:
+    """The policy of the oracle: it is told whose turn it is."""
+
+    policy_version = 0
+    trained_through_ms = 0
+
+    def __init__(self, world: KnownWorld) -> None:
+        self.drawing = DrawingConfig()
+        self.user_ids: deque[str] = deque()
+        self._world = world
+
+    def decide(self, asked: Sequence[Asked], catalogue: Catalogue) -> list[Choice]:
+        """See Policy."""
+        del catalogue
+        slates = [self._world.best_slate(self.user_ids.popleft(), one.slate_size) for one in asked]
+        return [Choice(slate, [0.0] * len(slate)) for slate in slates]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a variant is made of a stage, and whether it sees what users did after the start."""
+
+    make: Callable[[Stage], Variant]
+    live_memory: bool = True
+
+
+VARIANTS: Mapping[str, Recipe] = {
+    "online": Recipe(make=Learning),
+    "offline": Recipe(make=Frozen, live_memory=False),
+    "memory_only": Recipe(make=Frozen),
+    "weights_only": Recipe(make=Learning, live_memory=False),
+    "popular": Recipe(make=lambda stage: Pupil(stage, Popular())),
+    "random": Recipe(make=lambda _: Untaught(UniformPolicy())),
+    "oracle": Recipe(make=Oracle),
+}
+"""`offline` is what a nightly batch knows: weights and users as of the start. `memory_only` is its weights with the users of now,
+`weights_only` the users of the start with the weights of now."""

@@ -1,0 +1,146 @@
+"""Variants against worlds: twins, what stands still in whom, runs that are kept, and worlds that somebody brings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from recsys.cli import app
+from recsys.presets import tiny
+from recsys.simulate.battery import Plan, played
+from recsys.simulate.diary import COLUMNS, Record
+from recsys.simulate.measures import Records, gap_figures, interval_of, world_figures
+from recsys.simulate.variants import VARIANTS
+from recsys.simulate.worlds import Population, population
+from recsys.truth import toy_truth
+from recsys.worlds import SimulatedWorld, World, WorldConfig
+
+MINUTES = 10
+FOREIGN = "tests.foreign_world:make_world"
+
+
+def toy(seed: int, minutes: int) -> World:
+    config = WorldConfig(seed=seed, minutes=minutes, decisions_per_minute=40, organic_per_minute=5, slate_size=5, new_items=0.2)
+    return SimulatedWorld(toy_truth(), config)
+
+
+def plan(variants: list[str], seeds: tuple[int, ...] = (0,), world: Population | None = None) -> Plan:
+    world = world or Population(name="toy", twin=toy)
+    return Plan(population=world, config=tiny(), minutes=MINUTES, seeds=seeds, variants=variants)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("simulate")
+
+
+@pytest.fixture(scope="module")
+def records(out: Path) -> Records:
+    return played(plan(list(VARIANTS)), out)
+
+
+def test_all_variants_meet_the_same_population(records: Records) -> None:
+    first = records["random"][0]
+    for name, by_seed in records.items():
+        assert by_seed[0].user_ids == first.user_ids, name
+        for column in ("minute", "user", "turn", "slots"):
+            assert np.array_equal(by_seed[0][column], first[column]), (name, column)
+
+
+def test_nobody_is_above_the_oracle_and_luck_is_shared(records: Records) -> None:
+    for name, by_seed in records.items():
+        assert (by_seed[0]["expected"] <= by_seed[0]["best"] + 1e-9).all(), name
+    oracle = records["oracle"][0]
+    assert np.allclose(oracle["expected"], oracle["best"])
+    assert oracle["reward"].sum() > 1.5 * records["random"][0]["reward"].sum()
+
+
+def test_what_stands_still_stands_still(records: Records) -> None:
+    """Before anything is learned or remembered, the four of one model are one; then they part."""
+    four = [records[name][0]["expected"] for name in ("online", "offline", "memory_only", "weights_only")]
+    minute = records["online"][0]["minute"]
+    assert all(np.array_equal(one[:3], four[0][:3]) for one in four)
+    assert np.array_equal(four[0][minute < 1], four[2][minute < 1])
+    assert np.array_equal(four[1][minute < 1], four[3][minute < 1])
+    assert not any(np.array_equal(four[0], one) for one in four[1:])
+    assert records["online"][0].figures["versions_published"] > MINUTES - 5
+
+
+def test_learning_is_worth_something(records: Records) -> None:
+    late = {name: by_seed[0]["expected"][by_seed[0]["minute"] >= MINUTES - 5].sum() for name, by_seed in records.items()}
+    assert late["online"] > late["offline"]
+    assert late["popular"] > late["random"]
+
+
+def test_the_same_run_is_made_again_to_the_bit(records: Records, tmp_path: Path) -> None:
+    again = played(plan(["online"]), tmp_path)["online"][0]
+    for column in COLUMNS:
+        assert np.array_equal(again[column], records["online"][0][column]), column
+    assert again.figures["weights_digest"] == records["online"][0].figures["weights_digest"]
+
+
+def test_a_finished_run_is_kept_and_a_changed_one_made_anew(out: Path, records: Records) -> None:
+    path = out / "runs" / f"toy-{MINUTES}-0-random.npz"
+    before = path.read_bytes()
+    assert np.array_equal(played(plan(["random"]), out)["random"][0]["reward"], records["random"][0]["reward"])
+    assert path.read_bytes() == before
+    kept = Record.load(path)
+    Record(kept.columns, kept.user_ids, dict(kept.figures) | {"behavior_digest": "another"}).save(path)
+    played(plan(["random"]), out)
+    assert Record.load(path).figures["behavior_digest"] != "another"
+
+
+def test_figures_of_several_seeds(out: Path, records: Records) -> None:
+    both = played(plan(["online", "offline"], seeds=(0, 1)), out)
+    assert np.array_equal(both["online"][0]["reward"], records["online"][0]["reward"])
+    figures = world_figures(both, MINUTES)
+    gaps = [seed["gap"]["mean"] for seed in figures["per_seed"]]
+    assert figures["gap"]["mean"] == pytest.approx(np.mean(gaps))
+    low, high = figures["gap"]["mean_interval"]
+    assert low < figures["gap"]["mean"] < high
+    assert len(figures["gap"]["by_minute"]) == MINUTES
+    rewards = [seed["variants"]["online"]["reward"] for seed in figures["per_seed"]]
+    assert figures["variants"]["online"]["reward"] == pytest.approx(np.mean(rewards))
+    assert gap_figures({}, MINUTES) is None
+
+
+def test_intervals_are_those_of_student() -> None:
+    low, high = interval_of([1.0, 2.0, 3.0]) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)
+    assert interval_of([1.0]) is None
+
+
+def test_a_foreign_world_works_unchanged(tmp_path: Path) -> None:
+    records = played(plan(["online", "random"], world=population(FOREIGN)), tmp_path)
+    figures = world_figures(records, MINUTES)
+    assert figures["share_of_oracle"] is None
+    assert figures["variants"]["random"]["reward"] == pytest.approx(0.5, abs=0.1)
+    late = {name: np.nanmean(np.array(variant["reward_by_minute"][-5:], float)) for name, variant in figures["variants"].items()}
+    assert late["online"] > late["random"] + 0.1
+    with pytest.raises(ValueError, match="does not say what is true"):
+        played(plan(["oracle"], world=population(FOREIGN)), tmp_path)
+
+
+def test_the_command_prints_the_contract(tmp_path: Path) -> None:
+    options = {"world": FOREIGN, "hours": "0.1", "preset": "tiny", "variants": "online,offline", "out": str(tmp_path)}
+    result = CliRunner().invoke(app, ["simulate", *(word for name, value in options.items() for word in (f"--{name}", value)), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told.keys() >= {"world", "minutes", "decisions", "versions_published", "variants", "gap", "share_of_oracle", "freshness_s"}
+    assert told.keys() >= {"books", "weights_digest", "compute_s", "report", "per_seed", "version", "seed", "threads", "seconds"}
+    assert told["variants"]["online"].keys() >= {"reward", "decisions", "reward_by_minute"}
+    assert told["gap"].keys() >= {"mean", "slope_per_hour", "slope_interval", "by_minute"}
+    assert told["books"]["balanced"]
+
+
+@pytest.mark.parametrize("world", ["nowhere", "tests.foreign_world:nothing", "no.such.module:make"])
+def test_a_world_that_is_not_there_is_named(world: str) -> None:
+    with pytest.raises(ValueError, match=world.partition(":")[0]):
+        population(world)
+
+
+def test_a_variant_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="guess"):
+        plan(["guess"])
