@@ -64,11 +64,11 @@ def write(artifact: Artifact, directory: Path) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
         "items": _item_arrays(artifact),
-        "trie": {name: np.ascontiguousarray(array) for name, array in artifact.trie.tensors().items()},
+        "trie": artifact.trie.tensors(),
         "weights": {name: _numpy(tensor) for name, tensor in artifact.decoder.state_dict().items()},
     }
     for name in TENSORS:
-        save_file(tensors[name], directory / f"{name}.safetensors")
+        save_arrays(tensors[name], directory / f"{name}.safetensors")
     (directory / VOCABULARY).write_text(json.dumps(artifact.item_ids, ensure_ascii=False))
     manifest = {
         "format": FORMAT,
@@ -80,6 +80,14 @@ def write(artifact: Artifact, directory: Path) -> str:
     text = json.dumps(manifest, sort_keys=True, indent=1)
     (directory / MANIFEST).write_text(text)
     return digest_of(text.encode())
+
+
+def save_arrays(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
+    """Write a safetensors file. OSError when the disk doesn't take it."""
+    try:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def read(directory: Path) -> Artifact:
@@ -135,7 +143,7 @@ def weights_digest(decoder: Decoder) -> str:
 
 
 def _item_arrays(artifact: Artifact) -> Arrays:
-    arrays = {
+    arrays: Arrays = {
         "ids": artifact.tokenizer.ids_NK,
         "retired": artifact.retired_N,
         "exposures": artifact.exposures_R,
@@ -146,8 +154,7 @@ def _item_arrays(artifact: Artifact) -> Arrays:
         "embedding_mean": artifact.content.embedding.mean_G,
         "embedding_basis": artifact.content.embedding.basis_GC,
     }
-    arrays |= {f"centroids.{level}": centroids for level, centroids in enumerate(artifact.tokenizer.centroids)}
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return arrays | {f"centroids.{level}": centroids for level, centroids in enumerate(artifact.tokenizer.centroids)}
 
 
 def _refuse_other_formats(directory: Path, manifest: Any) -> None:

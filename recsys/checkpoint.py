@@ -8,14 +8,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from models import artifact as artifacts
 from models.artifact import Artifact
@@ -46,40 +45,59 @@ class Checkpoint:
 
 
 class StateLock:
-    """The one writer of a state directory: held while the process lives."""
+    """The one writer of a state directory: held while the process lives.
+
+    A lock can be lost without its holder knowing: the file was deleted, the file system let go of it. So each holder has an epoch,
+    one above the last one's, and confirms that it is still the last before each thing that it writes appears.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._file = (directory / "LOCK").open("a+")
+        self._path = directory / "LOCK"
+        self._path.touch()
+        self._file = self._path.open("r+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip()
             self._file.close()
-            raise StateBusy(f"{directory} is written by process {holder}; stop it first, or use another --state") from None
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+            raise StateBusy(f"{directory} is written by process {self._holder()[0]}; stop it first, or use another --state") from None
+        self.holder = os.getpid(), self._holder()[1] + 1
+        self._file.write(b"%10d %20d\n" % self.holder)  # of one length: no kill leaves a part of it
+
+    def confirm(self) -> None:
+        """StateBusy when another process may write to this directory by now."""
+        is_there = self._path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        if not is_there or self._holder() != self.holder:
+            raise StateBusy(f"{self._path.parent} was taken over by process {self._holder()[0]}; nothing of this one is written any more")
 
     def release(self) -> None:
         """Let others write."""
         self._file.close()
 
+    def _holder(self) -> tuple[int, int]:
+        """Process and epoch of who holds it, or did last; zeros when nobody has."""
+        said = self._path.read_text().split() if self._path.exists() else []
+        return (int(said[0]), int(said[1])) if len(said) == 2 else (0, 0)
 
-def save(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write `ckpt-<number>`; keeps the newest three. One of this number that is there was passed over by `restore`."""
-    shutil.rmtree(directory / f"ckpt-{checkpoint.number}", ignore_errors=True)
-    with new_directory(directory / f"ckpt-{checkpoint.number}") as temporary:
+
+def save(directory: Path, checkpoint: Checkpoint, confirm: Callable[[], None]) -> None:
+    """Write `ckpt-<number>`; keeps the newest three. One of this number that is there was passed over by `restore`.
+
+    `confirm` raises when this process may not write any more. OSError when the disk doesn't take it.
+    """
+    final = directory / f"ckpt-{checkpoint.number}"
+    if final.exists():
+        shutil.rmtree(final)
+    with new_directory(final) as temporary:
         (temporary / "state.json").write_text(json.dumps(checkpoint.state, sort_keys=True))
         (temporary / "joiner.pb").write_bytes(checkpoint.joiner)
-        save_file({name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}, temporary / "arrays.safetensors")
+        artifacts.save_arrays(checkpoint.arrays, temporary / "arrays.safetensors")
         artifacts.write(checkpoint.model, temporary / "model")
         for path in (temporary / "model").iterdir():
             sync(path)
         digests = {name: artifacts.digest_of((temporary / name).read_bytes()) for name in FILES}
         (temporary / "MANIFEST.json").write_text(json.dumps({"files": digests}))
+        confirm()
     keep_newest(directory, "ckpt-", CHECKPOINTS_KEPT)
 
 

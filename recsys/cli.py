@@ -59,6 +59,7 @@ from recsys.semantic_ids import id_figures
 from recsys.sequences import Sequences, load_items, load_sequences, neighbours
 from recsys.server import Access
 from recsys.simulate.commands import simulate
+from recsys.verify.commands import verify
 from streaming.address import ITEMS_SUFFIX
 from streaming.log import LogUnavailable, OffsetGone
 
@@ -68,6 +69,7 @@ app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 app.add_typer(log_commands, name="log")
 app.command()(simulate)
+app.add_typer(verify, name="verify")
 
 LOG = logging.getLogger("recsys")
 REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy)

@@ -12,15 +12,21 @@ from pathlib import Path
 
 @contextmanager
 def new_directory(final: Path) -> Iterator[Path]:
-    """A temporary directory to fill; on leaving without an error it becomes `final` (which must not exist) in one rename."""
+    """A temporary directory to fill; on leaving without an error it becomes `final` (which must not exist) in one rename.
+
+    Its parent has one writer: what an earlier life of that one left behind goes first.
+    """
     temporary = final.parent / f".tmp-{final.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    sweep(final.parent)
     temporary.mkdir(parents=True)
-    yield temporary
-    for path in sorted(temporary.iterdir()):
-        sync(path)
-    sync(temporary)
-    temporary.rename(final)
+    try:
+        yield temporary
+        for path in sorted(temporary.iterdir()):
+            sync(path)
+        sync(temporary)
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # after an error: a disk may be full of it
     sync(final.parent)
 
 
@@ -49,9 +55,16 @@ def numbered(directory: Path, prefix: str) -> list[tuple[int, Path]]:
 
 
 def keep_newest(directory: Path, prefix: str, num_kept: int, *, never: frozenset[int] = frozenset()) -> None:
-    """Delete all numbered entries but the newest `num_kept` and those in `never`; and temporaries that a crash left."""
+    """Delete all numbered entries but the newest `num_kept` and those in `never`."""
     for number, path in numbered(directory, prefix)[:-num_kept]:
         if number not in never:
             shutil.rmtree(path)
-    for left in directory.glob(f".tmp-{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
+
+
+def sweep(directory: Path) -> None:
+    """Delete the temporaries that a crash left in `directory`, which has one writer."""
+    for left in directory.glob(".tmp-*"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()

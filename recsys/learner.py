@@ -279,11 +279,12 @@ class Learner:
     def _publish(self, trainer: Trainer) -> None:
         """Write the version and point to it. One that was there before a crash is not written again: the same log made the same weights."""
         newest = publisher.newest_version(self.directory)
-        if self.policy_version <= newest:
-            if self.policy_version == newest:
-                self._point_to_again()
+        if self.policy_version < newest:
             return
-        publisher.publish(self._version(trainer), self.directory, self.clock.now_ms())
+        if self.policy_version == newest and not publisher.drop_damaged(self.directory, newest):
+            self._point_to_again()
+            return
+        publisher.publish(self._version(trainer), self.directory, self.clock.now_ms(), self._lock.confirm)
 
     def _version(self, trainer: Trainer) -> Artifact:
         facts = {
@@ -300,8 +301,7 @@ class Learner:
         directory = self.directory / "versions" / str(self.policy_version)
         if weights_digest(artifacts.read(directory).decoder) != self.weights_digest():
             raise FileExistsError(f"{directory} holds other weights than this log makes; no number is used twice: use another --state")
-        published = publisher.current(self.directory)
-        if published is None or published.policy_version < self.policy_version:
+        if not publisher.is_current(self.directory, self.policy_version):
             digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
             publisher.point_to(self.directory, Published(self.policy_version, directory, digest, self.clock.now_ms()))
 
@@ -342,8 +342,8 @@ class Learner:
         }
         arrays = {f"reservoir.{name}": array for name, array in self._reservoir.arrays().items()}
         arrays |= {f"optimizer.{name}": array for name, array in trainer.arrays().items()}
-        model = trainer.model.artifact({})
-        checkpoints.save(self.directory / "checkpoints", Checkpoint(self.policy_version, state, self.joiner.snapshot(), arrays, model))
+        saved = Checkpoint(self.policy_version, state, self.joiner.snapshot(), arrays, trainer.model.artifact({}))
+        checkpoints.save(self.directory / "checkpoints", saved, self._lock.confirm)
 
     def _restore(self) -> None:
         """Go on from the newest whole checkpoint: its offsets, and memory and catalogue read again up to them."""
@@ -360,8 +360,7 @@ class Learner:
         self._trainer = Trainer(self.config.trainer, LiveModel.of(saved.model, self.catalogue), self.seeds)
         self._trainer.load(_named(saved.arrays, "optimizer."))
         self._reservoir = Reservoir.of(self.config.reservoir, _named(saved.arrays, "reservoir."))
-        published = publisher.current(self.directory)
-        if published is None or published.policy_version < self.policy_version:
+        if not publisher.is_current(self.directory, self.policy_version):
             self._publish(self._trainer)  # killed between saving and publishing
 
     def _reread(self, items_offset: int) -> None:

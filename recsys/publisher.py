@@ -4,14 +4,15 @@ Knows nothing of how a version was made. MLflow is told afterwards, never on the
 """
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models import artifact as artifacts
 from models.artifact import Artifact
-from recsys.durable import keep_newest, new_directory, numbered, replace_file
+from recsys.durable import keep_newest, new_directory, numbered, replace_file, sweep
 
 CURRENT = "CURRENT.json"
 VERSIONS_KEPT = 5
@@ -27,15 +28,21 @@ class Published:
     published_at_ms: int
 
 
-def publish(artifact: Artifact, variant_dir: Path, published_at_ms: int) -> Published:
-    """Write the version that `artifact.facts` names, then point CURRENT at it. FileExistsError: a version number is never reused."""
+def publish(artifact: Artifact, variant_dir: Path, published_at_ms: int, confirm: Callable[[], None] = lambda: None) -> Published:
+    """Write the version that `artifact.facts` names, then point CURRENT at it. FileExistsError: a version number is never reused.
+
+    `confirm` raises when this process may not write any more.
+    """
     version = int(artifact.facts["policy_version"])
     directory = variant_dir / "versions" / str(version)
     newest = newest_version(variant_dir)
     if version <= newest:
         raise FileExistsError(f"version {version} of {variant_dir.name} is not above {newest}: a number is never used twice")
+    sweep(variant_dir)
     with new_directory(directory) as temporary:
         digest = artifacts.write(artifact, temporary)
+        confirm()
+    confirm()
     point_to(variant_dir, Published(version, directory, digest, published_at_ms))
     keep_newest(variant_dir / "versions", "", VERSIONS_KEPT, never=frozenset({version}))
     return Published(version, directory, digest, published_at_ms)
@@ -61,6 +68,26 @@ def current(variant_dir: Path) -> Published | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise artifacts.BadArtifact(f"{variant_dir.name}: {CURRENT} says nothing that can be read: {error!r}") from None
+
+
+def is_current(variant_dir: Path, version: int) -> bool:
+    """Whether CURRENT names this version or a later one; no where it can't be read: its writer writes it anew."""
+    try:
+        published = current(variant_dir)
+    except artifacts.BadArtifact:
+        return False
+    return published is not None and published.policy_version >= version
+
+
+def drop_damaged(variant_dir: Path, version: int) -> bool:
+    """Delete a version if its files are not those that were written; whether it did. For who is about to make the very same again."""
+    directory = variant_dir / "versions" / str(version)
+    try:
+        artifacts.verified_manifest(directory)
+    except artifacts.BadArtifact:
+        shutil.rmtree(directory)
+        return True
+    return False
 
 
 def load(published: Published) -> Artifact:

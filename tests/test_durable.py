@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.durable import keep_newest, new_directory, numbered, replace_file
+from recsys.durable import keep_newest, new_directory, numbered, replace_file, sweep
 
 DIES = """
 import os, signal, sys
@@ -43,8 +43,7 @@ def test_a_new_directory_is_there_with_all_its_files(tmp_path: Path) -> None:
 def test_an_error_half_way_leaves_no_directory_and_the_next_try_starts_empty(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), new_directory(tmp_path / "7") as temporary:
         (temporary / "old").write_text("half") and (temporary / "not there").read_text()
-    assert not (tmp_path / "7").exists()
-    assert numbered(tmp_path, "") == []
+    assert names(tmp_path) == []
     with new_directory(tmp_path / "7") as temporary:
         assert names(temporary) == []
         (temporary / "new").write_text("whole")
@@ -58,8 +57,17 @@ def test_a_killed_writer_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert died.returncode == -signal.SIGKILL
     assert [number for number, _ in numbered(tmp_path, "")] == [1, 2]
     assert len(names(tmp_path)) == 3
-    keep_newest(tmp_path, "", 5)
-    assert names(tmp_path) == ["1", "2"]
+    with new_directory(tmp_path / "4"):
+        pass
+    assert names(tmp_path) == ["1", "2", "4"]
+
+
+def test_what_a_crash_left_is_swept(tmp_path: Path) -> None:
+    make(tmp_path, "1", ".tmp-2-99")
+    (tmp_path / ".tmp-CURRENT.json-99").write_text("half")
+    sweep(tmp_path)
+    sweep(tmp_path / "nowhere")
+    assert names(tmp_path) == ["1"]
 
 
 def test_what_exists_is_not_written_over(tmp_path: Path) -> None:
@@ -92,8 +100,8 @@ def test_entries_are_in_order_of_number_and_others_are_not_counted(tmp_path: Pat
 
 
 def test_the_newest_are_kept_and_those_that_must_not_go(tmp_path: Path) -> None:
-    make(tmp_path, *(f"ckpt-{number}" for number in (1, 2, 3, 9, 10, 11)), "other-1", ".tmp-ckpt-4-99", ".tmp-other-4-99")
+    make(tmp_path, *(f"ckpt-{number}" for number in (1, 2, 3, 9, 10, 11)), "other-1")
     keep_newest(tmp_path, "ckpt-", 2, never=frozenset({2}))
-    assert names(tmp_path) == [".tmp-other-4-99", "ckpt-10", "ckpt-11", "ckpt-2", "other-1"]
+    assert names(tmp_path) == ["ckpt-10", "ckpt-11", "ckpt-2", "other-1"]
     keep_newest(tmp_path, "ckpt-", 5)
-    assert names(tmp_path) == [".tmp-other-4-99", "ckpt-10", "ckpt-11", "ckpt-2", "other-1"]
+    assert names(tmp_path) == ["ckpt-10", "ckpt-11", "ckpt-2", "other-1"]

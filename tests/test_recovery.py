@@ -21,6 +21,7 @@ from recsys.durable import numbered
 from recsys.keeper import Keeper
 from recsys.learner import Learner
 from recsys.loop import Loop
+from recsys.publisher import Published
 from recsys.trainer import Seeds
 from streaming.clock import ManualClock
 from streaming.events import Item, ItemChange, Tick, decode, encode
@@ -240,6 +241,29 @@ def test_a_version_number_never_names_two_things(recorded: Loop, life: Life, tmp
         life.learner.step()
 
 
+def test_a_damaged_version_whose_checkpoint_is_damaged_too_is_made_again(recorded: Loop, life: Life) -> None:
+    directory = life.state_dir / "online"
+    life.live(lambda: life.learner.policy_version == 4)
+    before = (directory / publisher.CURRENT).read_text()
+    _truncated(directory / "checkpoints" / "ckpt-4" / "joiner.pb")
+    _flipped(directory / "versions" / "4" / "weights.safetensors")
+    life.restart()
+    life.live(lambda: life.learner.policy_version == 4)
+    assert json.loads((directory / publisher.CURRENT).read_text())["digest"] == json.loads(before)["digest"]
+    assert publisher.load(Published(4, directory / "versions" / "4", json.loads(before)["digest"], 0)).facts["policy_version"] == 4
+    life.ends_like(recorded.learner)
+
+
+def test_a_damaged_pointer_is_written_anew(recorded: Loop, life: Life) -> None:
+    life.live(lambda: life.learner.policy_version == 4)
+    _truncated(life.state_dir / "online" / publisher.CURRENT)
+    life.restart()
+    published = publisher.current(life.state_dir / "online")
+    assert published is not None
+    assert published.policy_version == 4
+    life.ends_like(recorded.learner)
+
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +280,23 @@ def test_a_state_is_not_used_with_another_seed_or_log(life: Life) -> None:
     life.log, life.items_log = MemoryLog(4), MemoryLog(1)
     with pytest.raises(ValueError, match=r"has read partition 0 up to \d+; the log ends before"):
         life.new()
+
+
+@pytest.mark.parametrize("lost", ["deleted", "taken"])
+def test_who_lost_the_lock_writes_nothing_more(life: Life, lost: str) -> None:
+    """The file is gone, or the file system let go of it: a second learner starts, and the first one can neither save nor publish."""
+    directory = life.state_dir / "online"
+    life.live(lambda: life.learner.policy_version == 3)
+    if lost == "deleted":
+        (directory / "LOCK").unlink()
+    else:
+        (directory / "LOCK").rename(directory / "elsewhere")
+        (directory / "LOCK").write_bytes((directory / "elsewhere").read_bytes())
+    second = life.new()
+    with pytest.raises(StateBusy, match=r"was taken over by process \d+"):
+        life.live()
+    assert publisher.newest_version(directory) == numbered(directory / "checkpoints", "ckpt-")[-1][0] == 3
+    second.close()
 
 
 # However it was read --------------------------------------------------------------------------------------------------

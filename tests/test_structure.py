@@ -15,7 +15,7 @@ MAX_LINES = 400
 ROWS = """
 __main__
 cli
-bench.commands log_commands simulate.commands
+bench.commands log_commands simulate.commands verify.commands
 simulate.battery
 simulate.run
 simulate.variants
@@ -24,9 +24,10 @@ simulate.stage
 simulate.worlds simulate simulate.measures
 simulate.diary
 bench bench.loop bench.generate bench.unseen bench.train outcome
-bench.rank
-bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine
-loop processes replay report dashboard presets verify
+bench.rank verify verify.crash
+bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine verify.lives
+verify.faults verify.journal verify.stream
+loop processes replay report dashboard presets
 config
 server learner keeper tally
 trainer

@@ -1,0 +1,1 @@
+"""What the project claims of itself, shown by doing it."""

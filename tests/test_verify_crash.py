@@ -1,0 +1,102 @@
+"""`recsys verify crash`, as a user runs it, in its short form; and that it can see what it looks for."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.verify.commands import crash
+from recsys.verify.faults import POINTS
+from recsys.verify.journal import Learned, in_weights
+from tests.runs import ROOT, only_object, recsys
+
+KILLS = 10
+
+SABOTEURS = """
+import copy, dataclasses, json, sys
+from pathlib import Path
+import torch
+from recsys import checkpoint
+from recsys.presets import tiny
+from recsys.verify.crash import verify_crash
+from recsys.verify.lives import learn
+
+torch.set_num_threads(1)
+real = checkpoint.save
+
+
+def with_older(*names):
+    older = []
+
+    def save(directory, saved, confirm):
+        older.append({name: copy.deepcopy(getattr(saved, name)) for name in names})
+        real(directory, dataclasses.replace(saved, **older[-2:][0]), confirm)
+
+    def work(*arguments):
+        checkpoint.save = save
+        learn(*arguments)
+
+    return work
+
+
+for name, work in (("weights", with_older("model", "arrays")), ("offsets", with_older("joiner"))):
+    out = Path(sys.argv[1]) / name
+    found = verify_crash(tiny(), f"sqlite:///{out / 'events.db'}", out, 2, 0, work)
+    print(json.dumps(dataclasses.asdict(found) | {"holds": found.holds}))
+"""
+
+
+@pytest.mark.parametrize("log", ["sqlite", "kafka"])
+def test_a_learner_killed_ten_times_ends_as_one_that_never_was(request: pytest.FixtureRequest, tmp_path: Path, log: str) -> None:
+    """Half of the named points on each log: 100 kills come to every one several times."""
+    options = ["--log", "kafka", "--bootstrap", request.getfixturevalue("broker").bootstrap, "--seed", "1"] if log == "kafka" else []
+    done = recsys("verify", "crash", "--kills", str(KILLS), "--out", str(tmp_path), "--json", *options)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = only_object(done.stdout)
+    assert (found["log"], found["kills"], found["identical"]) == (log, KILLS, True), found["differing"]
+    assert (found["trained_twice"], found["lost"], found["unreadable"]) == (0, 0, 0)
+    struck = Counter(found["faults"])
+    assert struck["full disk"] == 1
+    assert struck["any moment"] == 4
+    assert len(struck.keys() & {*POINTS, "within a write of a checkpoint", "within a write of a version"}) == 6
+    assert sum(count for name, count in struck.items() if name.startswith(("torn", "flipped"))) == 4
+    assert found["examples"] > 100
+    assert 0 < found["recovery_s"]["p50"] <= found["recovery_s"]["max"]
+
+
+def test_what_is_saved_too_early_or_too_late_is_seen(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SABOTEURS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    old_weights, old_offsets = map(json.loads, done.stdout.splitlines())
+    assert old_weights["lost"] > 0
+    assert old_weights["trained_twice"] == 0
+    assert old_offsets["trained_twice"] > 0
+    assert old_offsets["lost"] == 0
+    assert not any(found["holds"] or found["identical"] for found in (old_weights, old_offsets))
+
+
+def test_only_what_led_to_the_weights_is_counted() -> None:
+    def learned(before: str, after: str, *ids: str) -> Learned:
+        return Learned(0.0, before, after, list(ids))
+
+    chain = [learned("a", "b", "1", "2"), learned("b", "c", "3"), learned("c", "d", "2")]
+    assert in_weights([*chain, learned("c", "x", "4")], "d") == Counter({"1": 1, "2": 2, "3": 1})
+    assert in_weights([*chain, *chain], "c") == Counter({"1": 1, "2": 1, "3": 1})
+    assert in_weights(chain, "elsewhere") == Counter()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"log": "files"}, "--log is 'files'; it must be sqlite or kafka"),
+        ({"log": "kafka"}, "--log kafka needs --bootstrap"),
+        ({"bootstrap": "127.0.0.1:1"}, "--log kafka needs --bootstrap"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        crash(**options)
