@@ -13,6 +13,7 @@ from recsys.learner import LearnerConfig
 from recsys.live_model import ModelConfig
 from recsys.policy import DrawingConfig
 from recsys.trainer import TrainerConfig, WarmStartConfig
+from streaming.joiner import JoinConfig
 
 
 def standard() -> Config:
@@ -40,6 +41,7 @@ def small() -> Config:
         model=ModelConfig(
             tokenizer=TokenizerConfig(levels=1, content_dim=32), decoder=DecoderConfig(width=32, layers=1, heads=2, history=32)
         ),
+        join=JoinConfig(variant="online", teach_imported=True, lateness_ms=10_000),
         engine=EngineConfig(exclude_seen=False),
     )
 

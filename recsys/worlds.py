@@ -51,7 +51,10 @@ class World(Protocol):
 
 @runtime_checkable
 class KnownWorld(World, Protocol):
-    """A world that knows what is true of it, so that regret is exact. All of it is as of the last turn."""
+    """A world that knows what is true of it, so that regret is exact. All of it is as of the last turn. It can wait for answers."""
+
+    def respond_to(self, request_id: str, decision: RecommendResponse) -> Sequence[Event]:
+        """`respond` for the request of an earlier turn, of the same minute as the last one and answered once."""
 
     def upserts(self) -> Sequence[tuple[int, Item]]:
         """(event_time_ms, Item) of what arrived or retired up to the last turn; each is told once."""
@@ -127,7 +130,9 @@ class SimulatedWorld:
         self._minute = 0
         self._turns_of_user = np.zeros(len(truth.user_ids), np.int64)
         self._turns: deque[tuple[Turn, int, int]] = deque()
-        self._asked: _Asked | None = None
+        self._asked: dict[str, _Asked] = {}
+        """By request id, the turns of this minute that wait for their slates."""
+        self._last_request = ""
         self._move_to(0)
 
     def catalog(self) -> list[Item]:
@@ -140,22 +145,28 @@ class SimulatedWorld:
             if self._minute == self._config.minutes:
                 return None
             self._move_to(self._minute)
+            self._asked.clear()
             self._turns.extend(self._turns_of_minute(self._minute))
             self._minute += 1
         turn, user, tab = self._turns.popleft()
         self._now_ms = turn.event_time_ms
-        self._asked = None
+        self._last_request = turn.request.request_id if turn.request is not None else ""
         if turn.request is not None:
-            self._asked = _Asked(turn=int(self._turns_of_user[user]), user=user, event_time_ms=turn.event_time_ms)
+            asked = _Asked(turn=int(self._turns_of_user[user]), user=user, event_time_ms=turn.event_time_ms)
+            self._asked[turn.request.request_id] = asked
             self._turns_of_user[user] += 1
             self._tab[user] = tab
         return turn
 
     def respond(self, decision: RecommendResponse) -> list[Event]:
         """See World. ValueError when the last turn had no request or was answered; an item the world doesn't have gets no click."""
-        if self._asked is None:
-            raise ValueError(f"decision {decision.decision_id!r} answers nothing: the last turn had no request, or was answered")
-        asked, self._asked = self._asked, None
+        return self.respond_to(self._last_request, decision)
+
+    def respond_to(self, request_id: str, decision: RecommendResponse) -> list[Event]:
+        """See KnownWorld. ValueError for a request of another minute, or one that was answered."""
+        asked = self._asked.pop(request_id, None)
+        if asked is None:
+            raise ValueError(f"decision {decision.decision_id!r} answers nothing: no request {request_id!r} of this minute waits")
         items = np.array([self._item_index.get(slot.item_id, -1) for slot in decision.slots], dtype=np.int64)
         if items.size == 0:
             return []

@@ -4,6 +4,7 @@ Knows nothing of what variants do or of how figures are made of runs.
 """
 
 import logging
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,14 +43,16 @@ def played(plan: Plan, out: Path) -> Records:
     records: dict[str, dict[int, Record]] = {name: {} for name in plan.variants}
     for seed in plan.seeds:
         beginning: Beginning | None = None
+        state_dir = out / "state" / f"{population.file_name}-{seed}"
         for name in plan.variants:
             path = out / "runs" / f"{population.file_name}-{plan.minutes}-{seed}-{name}.npz"
             record = _kept(path, config)
             if record is None:
-                beginning = beginning or Beginning.made(population, config, seed, plan.minutes, out / "state" / "beginning")
-                record = _run(beginning, name, out)
+                beginning = beginning or Beginning.made(population, config, seed, plan.minutes, state_dir / "beginning")
+                record = _run(beginning, name, state_dir)
                 record.save(path)
             records[name][seed] = record
+        shutil.rmtree(state_dir, ignore_errors=True)
     return records
 
 
@@ -62,9 +65,9 @@ def _kept(path: Path, config: Config) -> Record | None:
     return None
 
 
-def _run(beginning: Beginning, name: str, out: Path) -> Record:
+def _run(beginning: Beginning, name: str, state_dir: Path) -> Record:
     recipe = VARIANTS[name]
-    stage = Stage(beginning, name, beginning.config, out / "state" / name, live_memory=recipe.live_memory)
+    stage = Stage(beginning, name, beginning.config, state_dir / name, live_memory=recipe.live_memory)
     record = Run(stage, recipe.make(stage)).play()
     slots, reward, expected, best = (float(record[column].sum()) for column in ("slots", "reward", "expected", "best"))
     LOG.info(

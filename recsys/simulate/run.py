@@ -23,7 +23,7 @@ from streaming.events import Event
 from streaming.proto.recommender_pb2 import RecommendResponse
 from streaming.rewards import rule_named
 
-TICK_MS = 2_000
+STEPS_MS = tuple(1000 * seconds for seconds in (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60))
 """How often, in the world's time, what is due is delivered, the engine ticks and the variant learns."""
 
 
@@ -35,6 +35,9 @@ class Run:
         self._known = stage.world if isinstance(stage.world, KnownWorld) else None
         config = stage.config
         self._rule, self._window_ms = rule_named(config.join.reward), config.join.window_ms
+        self._step_ms = max(step for step in STEPS_MS if step == STEPS_MS[0] or step < config.join.lateness_ms + config.join.disorder_ms)
+        """Events are in the log that much after their time, at most: less than the join waits for them."""
+        self._waiting: list[Turn] = []
         self._diary = Diary()
         self._pending: list[tuple[int, int, Event]] = []
         self._num_pending = 0
@@ -58,12 +61,14 @@ class Run:
         clock, beginning = self._stage.clock, self._stage.beginning
         self._learn()
         turn = self._world.next_turn()
-        for now_ms in range(beginning.start_ms + TICK_MS, beginning.start_ms + beginning.minutes * MINUTE_MS + 1, TICK_MS):
+        step_ms, end_ms = self._step_ms, beginning.start_ms + beginning.minutes * MINUTE_MS
+        for now_ms in range(beginning.start_ms + step_ms, end_ms + 1, step_ms):
             while turn is not None and turn.event_time_ms < now_ms:
                 clock.advance_to(turn.event_time_ms)
                 self._play(turn)
                 turn = self._world.next_turn()
             clock.advance_to(now_ms)
+            self._answer()
             self._deliver(now_ms)
             self.engine.tick()
             self._learn()
@@ -75,24 +80,42 @@ class Run:
         return self._diary.record()
 
     def _play(self, turn: Turn) -> None:
+        """Take one turn. Requests wait to be answered together until one of them, or what it must know, says that it can't wait."""
+        waiting = {one.request.user_id for one in self._waiting if one.request is not None}
+        touched = {event.user_id for due_ms, _, event in self._pending if due_ms <= turn.event_time_ms}
+        if turn.request is None or turn.request.user_id in waiting | touched or waiting & {event.user_id for event in turn.organic}:
+            self._answer()
+            self._deliver(turn.event_time_ms)
         if self._known is not None:
-            items = [item for _, item in self._known.upserts()]
+            self._upsert(self._known)
+        self.engine.record(turn.organic)
+        if turn.request is not None:
+            self._waiting.append(turn)
+        if self._known is None:
+            self._answer()
+
+    def _upsert(self, world: KnownWorld) -> None:
+        items = [item for _, item in world.upserts()]
+        if items:
+            self._answer()
             self._arrived.update(item.item_id for item in items if not item.retired)
             self.engine.upsert(items)
-        if turn.organic:
-            self.engine.record(turn.organic)
-        if turn.request is None:
+
+    def _answer(self) -> None:
+        """All that wait: no two of one user, and nothing is due that one of them must know."""
+        turns, self._waiting = self._waiting, []
+        if not turns:
             return
-        if any(due_ms <= turn.event_time_ms and event.user_id == turn.request.user_id for due_ms, _, event in self._pending):
-            self._deliver(turn.event_time_ms)
+        requests = [self._variant.asks(turn.request) for turn in turns if turn.request is not None]
         started = time.perf_counter()
-        response = self.engine.recommend(self._variant.asks(turn.request))
+        responses = self.engine.recommend_many(requests)
         self._seconds["deciding"] += time.perf_counter() - started
-        events = self._world.respond(response)
-        self._note(turn, response, events)
-        for event in events:
-            self._num_pending += 1
-            heapq.heappush(self._pending, (event.event_time_ms, self._num_pending, event))
+        for turn, request, response in zip(turns, requests, responses, strict=True):
+            events = self._known.respond_to(request.request_id, response) if self._known else self._world.respond(response)
+            self._note(turn, response, events)
+            for event in events:
+                self._num_pending += 1
+                heapq.heappush(self._pending, (event.event_time_ms, self._num_pending, event))
 
     def _deliver(self, now_ms: int) -> None:
         due = []

@@ -1,7 +1,7 @@
 """The worlds of the battery by name, and worlds that anyone brings. Knows nothing of variants or of what is measured.
 
 All known ones are cut from one truth, fitted to the real clicks of the packaged sample: the users and videos seen most, with the
-real exposures of these videos as history.
+real exposures of these videos to these users as history.
 """
 
 import inspect
@@ -92,7 +92,8 @@ def _fitted() -> tuple[Sample, Truth]:
 
 
 def _history(sample: Sample, truth: Truth) -> Frames:
-    """The real exposures of the truth's items before it begins, of all users of the sample."""
+    """The real exposures of the truth's items to its users before it begins."""
     frames = sample.frames(until_ms=truth.start_ms - HISTORY_ENDS_MS, kinds=("click", "like", "dislike"), history=8)
     known = pl.col("item_id").is_in([item.item_id for item in truth.items])
-    return make_frames(frames.interactions.filter(known), frames.items.filter(known))
+    theirs = pl.col("user_id").is_in(truth.user_ids)
+    return make_frames(frames.interactions.filter(known & theirs), frames.items.filter(known))
