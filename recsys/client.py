@@ -30,11 +30,11 @@ class Refused(ValueError):
 
 
 class Unreachable(ConnectionError):
-    """Nobody answers at the address."""
+    """Nobody answers at the address, or not this."""
 
 
 class Client:
-    """One connection. Keeps the wall time of every Recommend, in ms."""
+    """One connection, for any number of threads. Keeps the wall time of every Recommend, in ms."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address)
@@ -49,9 +49,12 @@ class Client:
         self._channel.close()
 
     def recommend(self, request: RecommendRequest) -> RecommendResponse:
-        """Ask for one slate."""
+        """Ask for one slate; Unreachable, with code and reason, when none comes."""
         started = time.perf_counter()
-        response: RecommendResponse = self._stub.Recommend(request)
+        try:
+            response: RecommendResponse = self._stub.Recommend(request)
+        except grpc.RpcError as error:
+            raise Unreachable(f"{error.code().name}: {error.details()}") from None
         self.recommend_ms.append(1000 * (time.perf_counter() - started))
         return response
 

@@ -23,9 +23,9 @@ simulate.baselines
 simulate.stage
 simulate.worlds simulate simulate.measures
 simulate.diary
-bench bench.loop bench.generate bench.unseen bench.train outcome
+bench bench.loop bench.serve bench.generate bench.unseen bench.train outcome
 bench.rank verify verify.crash
-bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine verify.lives
+bench.pair bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine verify.lives
 verify.faults verify.journal verify.stream
 loop processes replay report dashboard presets
 config

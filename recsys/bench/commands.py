@@ -14,6 +14,7 @@ from recsys.bench import generate as generating
 from recsys.bench.loop import bench_loop
 from recsys.bench.rank import Maker, RankConfig, Task, bench_rank, decoder_maker, sasrec_maker
 from recsys.bench.ranking import Split
+from recsys.bench.serve import ServeBench, bench_serve
 from recsys.bench.train import TrainBench, bench_train, synthetic_sequences
 from recsys.bench.unseen import bench_unseen
 from recsys.config import with_settings
@@ -38,6 +39,25 @@ def loop(
     fresh_directory(out)
     started = time.perf_counter()
     print_figures(bench_loop(sample_scene(60, seed), out, seed, seconds, settings or []), seed, started, as_json=as_json)
+
+
+@bench.command("serve")
+def serve(
+    seconds: Annotated[float, typer.Option(min=1, help="How long the load is held.")] = 300,
+    saturate: Annotated[float, typer.Option(min=1, help="Seconds in which saturation is measured.")] = 30,
+    share: Annotated[float, typer.Option(min=0.01, max=1, help="Of the requests a second at saturation, while held.")] = 0.8,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Threads that ask.")] = 32,
+    shown: Annotated[float, typer.Option(min=0, max=1, help="Share of the slates that their user looks at.")] = 1.0,
+    seed: Seed = 0,
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Directory of this run; emptied of an earlier run.")] = Path("runs/bench-serve"),
+    as_json: AsJson = False,
+) -> None:
+    """Requests a second at saturation; then, under a share of it and with a new version every minute, how fast and how right."""
+    fresh_directory(out)
+    started = time.perf_counter()
+    load = ServeBench(clients=clients, saturate_s=saturate, hold_s=seconds, share=share, shown_share=shown)
+    print_figures(bench_serve(sample_scene(60, seed), out, seed, load, settings or []), seed, started, as_json=as_json)
 
 
 @bench.command("rank")

@@ -4,51 +4,33 @@ Knows nothing of their insides: it reads clocks, GetStatus and what the learner 
 that the learner has work every few seconds; what depends on their length is given without it.
 """
 
-import json
-import logging
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recsys.client import Client, Unreachable
-from recsys.loop import Scene, write_history
-from recsys.processes import METRICS
-from streaming.address import ITEMS_SUFFIX, open_log
+from recsys.bench.pair import running
+from recsys.client import Client
+from recsys.loop import Scene
 from streaming.events import Event
 from streaming.proto.recommender_pb2 import RecommendRequest
 
-LOG = logging.getLogger(__name__)
-
 WINDOW_MS, LATENESS_MS, BUCKET_MS = 4_000, 1_000, 5_000
 REQUESTS_PER_S = 30.0
-START_S = 300.0
 
 
 def bench_loop(scene: Scene, out: Path, seed: int, seconds: float, settings: Sequence[str]) -> dict[str, Any]:
     """The keys of `recsys bench loop --json`. `rest_s` is the age of served weights beyond W + L and the minute: all else there is.
 
-    Starts `recsys learn` and `recsys serve` on one SQLite log in `out`; TimeoutError when they do not come up.
+    Starts `recsys learn` and `recsys serve` in `out`; TimeoutError when they do not come up.
     """
-    assert scene.history is not None
-    url, port = f"sqlite:///{(out / 'events.db').resolve()}", _free_port()
-    write_history(scene.history, scene.world.catalog(), open_log(url), open_log(url, ITEMS_SUFFIX))
     windows = {"join.window_ms": WINDOW_MS, "join.lateness_ms": LATENESS_MS, "join.bucket_ms": BUCKET_MS}
-    shared = ["--log", url, "--state", str(out / "state"), "--seed", str(seed)]
-    for setting in [*settings, *(f"{name}={value}" for name, value in windows.items())]:
-        shared += ["--set", setting]
-    with _process("learn", shared):
-        _wait_for((out / "state" / "online" / "CURRENT.json").exists, "the first version")
-        with _process("serve", [*shared, "--address", f"127.0.0.1:{port}"]), Client(f"127.0.0.1:{port}") as client:
-            _wait_for(lambda: _answers(client), "the server")
-            rest_s, load_s = _drive(client, scene, seconds)
-    lines = [json.loads(line) for line in (out / "state" / "online" / METRICS).read_text().splitlines()]
+    every = [*settings, *(f"{name}={value}" for name, value in windows.items())]
+    with running(scene, out, seed, every) as pair, Client(pair.address) as client:
+        rest_s, load_s = _drive(client, scene, seconds)
+    lines = pair.learned()
     updates = [line for line in lines if line["update_s"] is not None]
     warm = lines[0]
     return {
@@ -92,37 +74,6 @@ def _now(event: Event) -> Event:
     """The event at the server's own time: a world's time means nothing on the wall clock."""
     event.event_time_ms = 0
     return event
-
-
-@contextmanager
-def _process(command: str, arguments: Sequence[str]) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-m", "recsys", command, *arguments])
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def _answers(client: Client) -> bool:
-    try:
-        return any(variant.policy_version for variant in client.status().variants)
-    except Unreachable:
-        return False
-
-
-def _wait_for(happened: Any, what: str) -> None:
-    deadline_s = time.monotonic() + START_S
-    while not happened():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"{what} did not come within {START_S:.0f} s")
-        time.sleep(0.2)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _median(values: Sequence[float]) -> float | None:
