@@ -37,6 +37,7 @@ from streaming.log import EventLog
 
 LOG = logging.getLogger(__name__)
 
+STATE_SCHEMA = 2
 STATS_KEPT = 2_000
 """Versions of which the figures are remembered."""
 
@@ -156,8 +157,8 @@ class Learner:
 
     def _read(self) -> None:
         started = time.perf_counter()
+        self._let_go()
         for partition in range(self._log.num_partitions):
-            self.memory.keep_from[partition] = self._oldest_needed(partition)
             for record in self._log.read(partition, self.joiner.next_offset(partition)):
                 self.joiner.apply(partition, record.offset, record.value)
                 self._remember(partition, record.offset, record.value)
@@ -169,6 +170,10 @@ class Learner:
             self.memory.apply(partition, offset, decode(value))
         except UnreadableRecord:  # the joiner has put it into quarantine
             self.memory.next_offset[partition] = offset + 1
+
+    def _let_go(self) -> None:
+        """Memory needs no rows that only older views would hold."""
+        self.memory.keep_from = [self._oldest_needed(partition) for partition in range(self._log.num_partitions)]
 
     def _oldest_needed(self, partition: int) -> int:
         """The oldest offset as of which memory may be asked for: by decisions not yet learned, or not yet read."""
@@ -332,7 +337,9 @@ class Learner:
     # State -----------------------------------------------------------------------------------------------------------
 
     def _save(self, trainer: Trainer) -> None:
+        self._let_go()
         state = {
+            "schema": STATE_SCHEMA,
             "policy_version": self.policy_version,
             "next_minute": self._next_minute,
             "rows_of_version": self._rows_of_version,
@@ -342,44 +349,37 @@ class Learner:
         }
         arrays = {f"reservoir.{name}": array for name, array in self._reservoir.arrays().items()}
         arrays |= {f"optimizer.{name}": array for name, array in trainer.arrays().items()}
+        arrays |= {f"memory.{name}": array for name, array in self.memory.arrays().items()}
         saved = Checkpoint(self.policy_version, state, self.joiner.snapshot(), arrays, trainer.model.artifact({}))
         checkpoints.save(self.directory / "checkpoints", saved, self._lock.confirm)
 
     def _restore(self) -> None:
-        """Go on from the newest whole checkpoint: its offsets, and memory and catalogue read again up to them."""
+        """Go on from the newest whole checkpoint, where its offsets are; only the catalogue is read again."""
         saved = checkpoints.restore(self.directory / "checkpoints")
         if saved is None:
             return
         state: dict[str, Any] = dict(saved.state)
+        if state.get("schema") != STATE_SCHEMA:
+            raise ValueError(f"{self.directory} has a state of schema {state.get('schema')}; this program reads {STATE_SCHEMA}")
         if state["behavior_digest"] != self.seeds.behavior_digest or state["run_seed"] != self.seeds.run_seed:
             raise ValueError(f"{self.directory} was made with another configuration or seed; use another --state")
         self.joiner = Joiner.restore(self.join, saved.joiner)
+        self._refuse_other_log()
+        self.memory = Memory.of(self._memory_config, _named(saved.arrays, "memory."))
         self.policy_version, self._next_minute = state["policy_version"], state["next_minute"]
         self._rows_of_version = {int(version): rows for version, rows in state["rows_of_version"].items()}
-        self._reread(state["items_offset"])
+        self.feed.read()
+        self.feed.apply_up_to(state["items_offset"], self.catalogue)
         self._trainer = Trainer(self.config.trainer, LiveModel.of(saved.model, self.catalogue), self.seeds)
         self._trainer.load(_named(saved.arrays, "optimizer."))
         self._reservoir = Reservoir.of(self.config.reservoir, _named(saved.arrays, "reservoir."))
         if not publisher.is_current(self.directory, self.policy_version):
             self._publish(self._trainer)  # killed between saving and publishing
 
-    def _reread(self, items_offset: int) -> None:
-        for partition in range(self._log.num_partitions):
-            self.memory.keep_from[partition] = self._oldest_needed(partition)
-            end = self.joiner.next_offset(partition)
-            while self.memory.next_offset[partition] < end:
-                records = self._log.read(partition, self.memory.next_offset[partition])
-                if not records:
-                    raise ValueError(
-                        f"{self.directory} has read partition {partition} up to {end}; the log ends before: is it another one?"
-                    )
-                for record in records:
-                    if record.offset < end:
-                        self._remember(partition, record.offset, record.value)
-                    else:
-                        self.memory.next_offset[partition] = end
-        self.feed.read()
-        self.feed.apply_up_to(items_offset, self.catalogue)
+    def _refuse_other_log(self) -> None:
+        for partition, end in enumerate(self._log.end_offsets()):
+            if (read := self.joiner.next_offset(partition)) > end:
+                raise ValueError(f"{self.directory} has read partition {partition} up to {read}; the log ends before: is it another one?")
 
 
 def _as_of(example: Example) -> int:

@@ -6,12 +6,14 @@ Decision of the same user earlier in the log leave no row.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
+from recsys.blobs import Arrays, decoded, encoded, joined, sizes, split
 from recsys.catalogue import item_key
 from streaming.events import Decision, Event, Feedback, Interaction, Record, decision_id_of
 
@@ -19,6 +21,9 @@ BLANK, SHOWN = 0, 1
 GAP_BUCKETS = 16
 
 _ROW = np.dtype([("key", np.int64), ("kind", np.int64), ("gap", np.int64), ("offset", np.int64), ("event", np.int64)])
+
+_NARROW = {"key": np.int64, "kind": np.int16, "gap": np.int8, "offset": np.int64, "event": np.int64}
+"""What a row's columns are in a snapshot."""
 
 RowArray = npt.NDArray[np.void]
 
@@ -74,6 +79,7 @@ class _Slate:
 
 @dataclass(slots=True)
 class _User:
+    partition: int
     rows: RowArray
     num_rows: int = 0
     last_ms: int = 0
@@ -101,7 +107,7 @@ class Memory:
         self.next_offset[partition] = offset + 1
         body = record.WhichOneof("body")
         if body == "decision":
-            self._remember(record.decision)
+            self._remember(partition, record.decision)
         elif body == "event":
             self._apply_event(partition, offset, record.event)
 
@@ -121,8 +127,52 @@ class Memory:
         rows = user.rows[max(0, end - self.config.rows) : end]
         return View(rows["key"].copy(), rows["kind"].copy(), rows["gap"].copy())
 
-    def _remember(self, decision: Decision) -> None:
-        user = self._user(decision.user_id)
+    def arrays(self) -> Arrays:
+        """All that views may still ask for, given `keep_from`, as arrays for a snapshot; the same records give the same bytes."""
+        users = sorted(self._users.items())
+        slates = [(key, slate) for _, user in users for key, slate in user.slates.items()]
+        said = [one for _, slate in slates for one in sorted(slate.said)]
+        parts = [self._rows_kept(user, self.keep_from[user.partition]) for _, user in users]
+        rows = np.concatenate([np.zeros(0, _ROW), *parts])
+        return {
+            "next_offset": np.array(self.next_offset, np.int64),
+            **joined("user", encoded(user_id for user_id, _ in users)),
+            "user": np.array([(user.partition, user.last_ms, user.num_decisions, len(user.slates)) for _, user in users], np.int64),
+            "num_rows": sizes(parts),
+            **{name: np.ascontiguousarray(rows[name]).astype(kind) for name, kind in _NARROW.items()},
+            **joined("slate", encoded(key for key, _ in slates)),
+            **joined("token", encoded(slate.token for _, slate in slates)),
+            "slate_ms": np.array([slate.event_time_ms for _, slate in slates], np.int64),
+            "slate_keys": np.array([key for _, slate in slates for key in slate.keys], np.int64),
+            "num_keys": sizes(slate.keys for _, slate in slates),
+            "shown": np.array([slot for _, slate in slates for slot in sorted(slate.shown)], np.int64),
+            "num_shown": sizes(slate.shown for _, slate in slates),
+            "said_slot": np.array([slot for slot, _ in said], np.int64),
+            **joined("said", encoded(kind for _, kind in said)),
+            "num_said": sizes(slate.said for _, slate in slates),
+        }
+
+    @staticmethod
+    def of(config: MemoryConfig, arrays: Arrays) -> "Memory":
+        """The memory that `arrays` were made of; its views as of offsets that were kept are the same."""
+        next_offset = arrays["next_offset"].tolist()
+        memory = Memory(config, len(next_offset))
+        memory.next_offset = next_offset
+        rows = np.zeros(len(arrays["key"]), _ROW)
+        for name in _NARROW:
+            rows[name] = arrays[name]
+        slates = _slates_of(arrays)
+        ends = np.cumsum(arrays["num_rows"]).tolist()
+        for user_id, said, num_rows, end in zip(
+            decoded(split("user", arrays)), arrays["user"].tolist(), arrays["num_rows"].tolist(), ends, strict=True
+        ):
+            partition, last_ms, num_decisions, num_slates = said
+            kept = rows[end - num_rows : end] if num_rows else np.zeros(min(16, 2 * config.rows), _ROW)
+            memory._users[user_id] = _User(partition, kept, num_rows, last_ms, num_decisions, dict(islice(slates, num_slates)))
+        return memory
+
+    def _remember(self, partition: int, decision: Decision) -> None:
+        user = self._user(partition, decision.user_id)
         user.num_decisions += 1
         oldest_ms = decision.event_time_ms - 1000 * self.config.decisions_s
         for decision_id in [key for key, slate in user.slates.items() if slate.event_time_ms < oldest_ms]:
@@ -164,17 +214,17 @@ class Memory:
         slate = user.slates.get(decision_id_of(token)) if user else None
         return slate if slate is not None and slate.token == token else None
 
-    def _user(self, user_id: str) -> _User:
+    def _user(self, partition: int, user_id: str) -> _User:
         user = self._users.get(user_id)
         if user is None:
-            user = self._users[user_id] = _User(np.zeros(min(16, 2 * self.config.rows), _ROW))
+            user = self._users[user_id] = _User(partition, np.zeros(min(16, 2 * self.config.rows), _ROW))
         return user
 
     def _append(self, partition: int, offset: int, event: Event, keys: Sequence[int], kind: int) -> None:
         if not keys or 0 < self.config.until_ms <= event.event_time_ms:
             return
-        user = self._user(event.user_id)
-        self._make_room(partition, user, len(keys))
+        user = self._user(partition, event.user_id)
+        self._make_room(user, len(keys))
         gap_s = max(0, event.event_time_ms - user.last_ms) / 1000 if user.last_ms else 0.0
         named = _event_key(event.event_id) if kind != SHOWN else 0
         for key in keys:
@@ -184,21 +234,36 @@ class Memory:
             gap_s = 0.0
         user.last_ms = max(user.last_ms, event.event_time_ms)
 
-    def _make_room(self, partition: int, user: _User, num_new: int) -> None:
+    def _make_room(self, user: _User, num_new: int) -> None:
         """Drop rows that no view can ask for any more; grow while there are none."""
         if user.num_rows + num_new <= len(user.rows):
             return
-        end = user.num_rows
-        keep_from = self.keep_from[partition]
-        if keep_from is not None:
-            end = int(np.searchsorted(user.rows["offset"][:end], keep_from))
-        kept = user.rows[max(0, end - self.config.rows) : user.num_rows]
+        kept = self._rows_kept(user, self.keep_from[user.partition])
         size = len(user.rows)
         while size < 2 * (len(kept) + num_new):
             size *= 2
         rows = np.zeros(size, _ROW)
         rows[: len(kept)] = kept
         user.rows, user.num_rows = rows, len(kept)
+
+    def _rows_kept(self, user: _User, keep_from: int | None) -> RowArray:
+        """The rows that a view as of `keep_from` or later can hold; None: as of now."""
+        end = user.num_rows
+        if keep_from is not None:
+            end = int(np.searchsorted(user.rows["offset"][:end], keep_from))
+        return user.rows[max(0, end - self.config.rows) : user.num_rows]
+
+
+def _slates_of(arrays: Arrays) -> Iterator[tuple[str, _Slate]]:
+    """The slates of all users, one after the other."""
+    keys, shown = iter(arrays["slate_keys"].tolist()), iter(arrays["shown"].tolist())
+    said = zip(arrays["said_slot"].tolist(), decoded(split("said", arrays)), strict=True)
+    counts = (arrays[name].tolist() for name in ("slate_ms", "num_keys", "num_shown", "num_said"))
+    for decision_id, token, time_ms, num_keys, num_shown, num_said in zip(
+        decoded(split("slate", arrays)), decoded(split("token", arrays)), *counts, strict=True
+    ):
+        slate = _Slate(token, time_ms, list(islice(keys, num_keys)), set(islice(shown, num_shown)), set(islice(said, num_said)))
+        yield decision_id, slate
 
 
 def _event_key(event_id: str) -> int:

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from recsys.blobs import Arrays, joined, sizes, split
 from recsys.features import Lesson
 from recsys.memory import View
 from streaming.events import Decision
-
-Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 class Reservoir:
@@ -47,14 +46,12 @@ class Reservoir:
         decisions = [lesson.decision.SerializeToString(deterministic=True) for lesson in self._lessons]
         items = ["\0".join(lesson.item_ids).encode() for lesson in self._lessons]
         return {
-            "decision_bytes": np.frombuffer(b"".join(decisions), np.uint8),
-            "decision_sizes": _sizes(decisions),
-            "item_bytes": np.frombuffer(b"".join(items), np.uint8),
-            "item_sizes": _sizes(items),
+            **joined("decision", decisions),
+            **joined("item", items),
             "view": np.concatenate([np.zeros((3, 0), np.int64), *(np.stack(_columns(lesson.view)) for lesson in self._lessons)], 1),
-            "view_sizes": _sizes([lesson.view.key_L for lesson in self._lessons]),
+            "view_sizes": sizes(lesson.view.key_L for lesson in self._lessons),
             "slots": np.array([slot for lesson in self._lessons for slot in _slots(lesson)], np.float64).reshape(-1, 3),
-            "num_slots": _sizes([lesson.item_ids for lesson in self._lessons]),
+            "num_slots": sizes(lesson.item_ids for lesson in self._lessons),
             "own": np.array([lesson.own for lesson in self._lessons], bool),
         }
 
@@ -64,8 +61,7 @@ class Reservoir:
         reservoir = Reservoir(capacity)
         views = np.split(arrays["view"], np.cumsum(arrays["view_sizes"])[:-1], 1)
         slots = np.split(arrays["slots"], np.cumsum(arrays["num_slots"])[:-1])
-        decisions = _cut(arrays["decision_bytes"], arrays["decision_sizes"])
-        items = _cut(arrays["item_bytes"], arrays["item_sizes"])
+        decisions, items = split("decision", arrays), split("item", arrays)
         for at, own in enumerate(arrays["own"].tolist()):
             rewards, shown, logged = slots[at].T.tolist()
             reservoir._lessons.append(
@@ -88,13 +84,3 @@ def _columns(view: View) -> tuple[npt.NDArray[np.int64], ...]:
 
 def _slots(lesson: Lesson) -> list[tuple[float, float, float]]:
     return [(reward, float(shown), logged) for reward, shown, logged in zip(lesson.rewards, lesson.shown, lesson.logged, strict=True)]
-
-
-def _sizes(parts: Sequence[bytes | npt.NDArray[np.int64] | tuple[str, ...]]) -> npt.NDArray[np.int64]:
-    return np.array([len(part) for part in parts], np.int64)
-
-
-def _cut(data: npt.NDArray[np.generic], sizes: npt.NDArray[np.generic]) -> list[bytes]:
-    ends = np.cumsum(sizes.astype(np.int64)).tolist()
-    whole = data.tobytes()
-    return [whole[end - size : end] for end, size in zip(ends, sizes.tolist(), strict=True)]

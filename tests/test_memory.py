@@ -127,6 +127,30 @@ def test_what_may_be_forgotten_changes_no_view_that_may_be_asked_for(seed: int, 
                 assert as_bytes(learner.view(user, asked)) == as_bytes(whole.view(user, asked))
 
 
+@EXAMPLES
+@given(seed=seeds, length=st.integers(1, 60), num_rows=st.integers(1, 6), lag=st.integers(0, 40), share=st.floats(0, 1))
+def test_a_memory_of_a_snapshot_goes_on_as_the_one_it_was_made_of(seed: int, length: int, num_rows: int, lag: int, share: float) -> None:
+    """The same views as of whatever was kept, now and later; and the same bytes, whatever was forgotten when."""
+    config, log = replace(CONFIG, rows=num_rows), random_log(seed, length)
+    cut = round(share * len(log))
+    memory = memory_of([], config)
+    for offset, record in log[:cut]:
+        memory.keep_from[0] = max(0, offset - lag)
+        memory.apply(0, offset, record)
+    restored = Memory.of(config, memory.arrays())
+    restored.keep_from = list(memory.keep_from)
+    for offset, record in log[cut:]:
+        for one in (memory, restored):
+            one.apply(0, offset, record)
+    assert restored.next_offset == memory.next_offset
+    for user in USERS:
+        assert restored.num_decisions(user) == memory.num_decisions(user)
+        for offset in (*range(memory.keep_from[0] or 0, memory.next_offset[0] + 1), None):
+            assert as_bytes(restored.view(user, offset)) == as_bytes(memory.view(user, offset))
+    for name, array in restored.arrays().items():
+        assert array.tobytes() == memory.arrays()[name].tobytes(), name
+
+
 def test_rows_are_forgotten_when_they_may_be() -> None:
     """What would make the test above empty: 1,000 rows of a user, of which four are read."""
     log = [(offset, did(event_id=f"i{offset}", t=T + offset)) for offset in range(1000)]

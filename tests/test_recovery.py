@@ -26,6 +26,7 @@ from recsys.trainer import Seeds
 from streaming.clock import ManualClock
 from streaming.events import Item, ItemChange, Tick, decode, encode
 from streaming.log import Entry, EventLog, MemoryLog
+from streaming.sqlite_log import SqliteLog
 from tests.runs import finished, learned
 
 MINUTES = 8
@@ -170,6 +171,24 @@ def test_what_can_not_be_saved_is_not_published(life: Life) -> None:
     published = publisher.current(life.state_dir / "online")
     assert published is not None
     assert published.policy_version == 3
+
+
+def test_the_head_of_the_log_is_not_needed_again(recorded: Loop, tmp_path: Path) -> None:
+    """Retention drops all that was read before the restart: memory is in the checkpoint, and its views are the same bytes."""
+    log = SqliteLog(tmp_path / "events.db")
+    life = Life(recorded, tmp_path / "state", log, SqliteLog(tmp_path / "items.db", num_partitions=1))
+    life.live(lambda: life.learner.policy_version == 5)
+    before = life.learner.memory
+    log.drop_before(log.end_offsets())
+    assert all(log.begin_offsets())
+    life.restart()
+    assert life.learner.policy_version == 5
+    assert life.learner.memory.next_offset == before.next_offset
+    assert life.learner.memory.num_users == before.num_users > 20
+    for name, array in life.learner.memory.arrays().items():
+        assert array.tobytes() == before.arrays()[name].tobytes(), name
+    life.ends_like(recorded.learner)
+    life.learner.close()
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ truth tables semantic_ids
 imports options
 click_model
 admission
-batches abtest ope experiment catalogue ledger tokens durable client
+batches blobs abtest ope experiment catalogue ledger tokens durable client
 recommender_pb2_grpc
 """
 """Layers of recsys, top to bottom: a module imports from rows below its own only. Each module has its place."""
