@@ -6,6 +6,7 @@ which the acting policy drew the slot; `advantage_Q` is the reward less a baseli
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,24 @@ def value_loss(logit_Q: Tensor, reward_Q: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit_Q, reward_Q.clamp(0, 1), reduction="none")
 
 
-def effective_share(logprob_Q: Tensor, logged_Q: Tensor) -> Tensor:
-    """Effective sample size of the ratios over their number, 0..1 (Kish 1965): how much the batch still says about this policy."""
-    ratio_Q = (logprob_Q.detach() - logged_Q).clamp(-20, 20).exp()
-    return ratio_Q.sum().square() / (ratio_Q.square().sum() * len(ratio_Q)).clamp(min=1e-12)
+@dataclass(frozen=True)
+class Ratios:
+    """What is kept of the ratios of slots: enough for their effective sample size, and it adds up over parts of a batch."""
+
+    number: int
+    total: float
+    squares: float
+
+    @staticmethod
+    def of(logprob_Q: Tensor, logged_Q: Tensor) -> "Ratios":
+        """Of these slots; a ratio counts as e^±20 at most."""
+        ratio_Q = (logprob_Q.detach() - logged_Q).clamp(-20, 20).double().exp()
+        return Ratios(len(ratio_Q), float(ratio_Q.sum()), float(ratio_Q.square().sum()))
+
+    def __add__(self, other: "Ratios") -> "Ratios":
+        return Ratios(self.number + other.number, self.total + other.total, self.squares + other.squares)
+
+    @property
+    def effective_share(self) -> float:
+        """Effective sample size over their number, 0..1 (Kish 1965): how much the batch still says about this policy; nan of nothing."""
+        return self.total**2 / (self.squares * self.number) if self.number else math.nan

@@ -5,6 +5,7 @@ the likelihood of what was taken and never enter the policy term; both teach the
 Shapes: B slates, S slots, Q shown slots.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from models.content import FloatArray
 from models.decoder import Context
-from models.losses import POLICY_LOSSES, effective_share, leave_one_out, value_loss
+from models.losses import POLICY_LOSSES, Ratios, leave_one_out, value_loss
 from models.scoring import Scored
 from models.trie import BoolArray, IntArray, Legal
 from models.walk import Asked, Rule
@@ -61,18 +62,51 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class Slots:
+    """How many shown slots teach what, at least 1 each: the value head, the policy, the likelihood."""
+
+    value: int
+    policy: int
+    likelihood: int
+
+    @staticmethod
+    def of(batches: Sequence[Batch]) -> "Slots":
+        """Of all these together."""
+        own = sum(int(batch.shown_BS[batch.own_B].sum()) for batch in batches)
+        taken = sum(int((batch.shown_BS & (batch.reward_BS > 0))[~batch.own_B].sum()) for batch in batches)
+        return Slots(*(max(1, number) for number in (sum(int(batch.shown_BS.sum()) for batch in batches), own, taken)))
+
+
+@dataclass(frozen=True)
 class Terms:
-    """The loss and what it is made of, means over shown slots (nan where there were none)."""
+    """The loss and what it is made of, means over shown slots; those of parts of a batch add up to those of the whole."""
 
     loss: Tensor
     policy: float
     value: float
     likelihood: float
-    effective_share: float
+    ratios: Ratios
+
+    def __add__(self, other: "Terms") -> "Terms":
+        return Terms(
+            self.loss + other.loss,
+            self.policy + other.policy,
+            self.value + other.value,
+            self.likelihood + other.likelihood,
+            self.ratios + other.ratios,
+        )
+
+    @property
+    def effective_share(self) -> float:
+        """See `Ratios`; nan where no own slot was shown."""
+        return self.ratios.effective_share
 
 
-def objective(scored: Scored, batch: Batch, config: ObjectiveConfig) -> Terms:
-    """The loss of a batch, with gradient. Sums are divided by the number of shown slots of their kind."""
+def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slots | None = None) -> Terms:
+    """The loss of a batch, with gradient. Sums are divided by the number of shown slots of their kind: those of this batch, or `slots`
+    where it is a part of a larger one.
+    """
+    slots = slots or Slots.of([batch])
     state_BSD = scored.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
     at_B, at_S = batch.shown_BS.nonzero()
     item_Q, own_Q = batch.slate_BS[at_B, at_S], torch.from_numpy(batch.own_B[at_B])
@@ -86,18 +120,14 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig) -> Terms:
     baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]
     baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * value_Q.detach().sigmoid()
     advantage_Q = reward_Q - baseline_Q
-    value = _mean(weight_Q * value_loss(value_Q, reward_Q))
+    value = (weight_Q * value_loss(value_Q, reward_Q)).sum() / slots.value
     loss_Q = POLICY_LOSSES[config.policy](logprob_Q[own_Q], logged_Q[own_Q], advantage_Q[own_Q], reward_Q[own_Q])
-    policy = _mean(weight_Q[own_Q] * loss_Q)
+    policy = (weight_Q[own_Q] * loss_Q).sum() / slots.policy
     taken_Q = ~own_Q & (reward_Q > 0)
-    likelihood = _mean(-(weight_Q * logprob_Q)[taken_Q])
+    likelihood = -(weight_Q * logprob_Q)[taken_Q].sum() / slots.likelihood
     loss = config.value_weight * value + config.policy_weight * policy + config.likelihood_weight * likelihood
-    share = effective_share(logprob_Q[own_Q], logged_Q[own_Q]) if own_Q.any() else torch.tensor(torch.nan)
-    return Terms(loss, *(float(term.detach()) for term in (policy, value, likelihood, share)))
-
-
-def _mean(loss_Q: Tensor) -> Tensor:
-    return loss_Q.sum() / max(len(loss_Q), 1)
+    ratios = Ratios.of(logprob_Q[own_Q], logged_Q[own_Q])
+    return Terms(loss, float(policy.detach()), float(value.detach()), float(likelihood.detach()), ratios)
 
 
 def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Successors:
 
 
 class SuccessorCounts:
-    """Counts that grow: pairs in order of (source, successor), merged as they come."""
+    """Counts that grow: pairs in order of (source, successor). A few more cost a copy of all, never a sort of all."""
 
     def __init__(self, key_P: IntArray | None = None, count_P: FloatArray | None = None) -> None:
         """`key_P` are source · 2³² + successor, ascending, each once."""
@@ -60,10 +60,12 @@ class SuccessorCounts:
     def add(self, source_P: IntArray, row_P: IntArray, weight_P: FloatArray) -> None:
         """Count these pairs; rows 0 and pairs of an item with itself are left out."""
         real_P = (source_P > 0) & (row_P > 0) & (source_P != row_P)
-        key_P = np.concatenate([self.key_P, (source_P[real_P].astype(np.int64) << 32) | row_P[real_P]])
-        self.key_P, where_P = np.unique(key_P, return_inverse=True)
-        weight_P = np.concatenate([self.count_P, weight_P[real_P]])
-        self.count_P = np.bincount(where_P, weight_P, len(self.key_P)).astype(np.float32)
+        more_P, where_P = np.unique((source_P[real_P].astype(np.int64) << 32) | row_P[real_P], return_inverse=True)
+        sum_P = np.bincount(where_P, weight_P[real_P], len(more_P)).astype(np.float32)
+        new_P = ~np.isin(more_P, self.key_P, assume_unique=True)
+        at_P = self.key_P.searchsorted(more_P[new_P])
+        self.key_P, self.count_P = np.insert(self.key_P, at_P, more_P[new_P]), np.insert(self.count_P, at_P, np.float32(0))
+        self.count_P[self.key_P.searchsorted(more_P)] += sum_P
 
     def fade(self, share: float) -> None:
         """Let everything counted so far weigh `share` of what it did; what is hardly left is dropped."""
@@ -73,13 +75,14 @@ class SuccessorCounts:
 
     def frozen(self, num_rows: int) -> Successors:
         """The counts of rows 0..num_rows - 1, the most frequent MOST of each source; equal ones in order of row."""
-        source_P, row_P = self.key_P >> 32, self.key_P & 0xFFFFFFFF
-        order_P = np.lexsort((row_P, -self.count_P, source_P))
-        source_P = source_P[order_P]
-        place_P = np.arange(len(source_P)) - np.searchsorted(source_P, source_P)
-        order_P = order_P[place_P < MOST]
-        start_R = np.searchsorted(self.key_P[order_P] >> 32, np.arange(num_rows + 1))
-        return Successors(start_R, row_P[order_P].astype(np.int32), self.count_P[order_P])
+        source_P = self.key_P >> 32
+        # the bits of positive floats are in order of the floats: one sort of integers that are nearly sorted already
+        order_P = np.argsort((source_P << 32) - self.count_P.view(np.int32), kind="stable")
+        is_first_P = np.ediff1d(source_P, to_begin=1) > 0
+        place_P = np.arange(len(source_P))
+        order_P = order_P[place_P - np.maximum.accumulate(place_P * is_first_P) < MOST]
+        start_R = np.searchsorted(source_P[order_P], np.arange(num_rows + 1))
+        return Successors(start_R, (self.key_P[order_P] & 0xFFFFFFFF).astype(np.int32), self.count_P[order_P])
 
 
 def sequence_pairs(rows: IntArray) -> tuple[IntArray, IntArray, FloatArray]:

@@ -29,8 +29,8 @@ def update_refused(config: GuardConfig, loss: float, before: list[Tensor], after
     """Why an update may not count, or None: `loss_not_finite`, `weights_not_finite`, `change_too_large`."""
     if not math.isfinite(loss):
         return "loss_not_finite"
-    change = torch.stack([(new - old).norm() for old, new in zip(before, after, strict=True)]).norm()
-    size = torch.stack([old.norm() for old in before]).norm()
+    change = torch.nn.utils.get_total_norm(torch._foreach_sub(after, before))
+    size = torch.nn.utils.get_total_norm(before)
     if not torch.isfinite(change):
         return "weights_not_finite"
     if change > config.max_change * size:

@@ -7,18 +7,23 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.objective import Batch, ObjectiveConfig, Terms, objective
+from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
 from recsys.features import BatchMaker, Lesson, Shelf, followed
 from recsys.guard import GuardConfig, update_refused
 from recsys.live_model import LiveModel
 
 LOG = logging.getLogger(__name__)
+
+PART = 256
+"""Slates whose states and walks are held at a time: their gradients add up, so a large minute needs no more memory than this many."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -107,7 +112,7 @@ class Trainer:
                 LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
-            self._step(optimizer, maker.shelf, maker.batch(part, [self.model.num_rows] * len(part)))
+            self._step(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
         decoder.eval()
         self.optimizer = self._new_optimizer(self.config.lr)
         self.model.count(*followed(lessons, self.model.vocabulary), 1.0)
@@ -149,27 +154,34 @@ class Trainer:
     def _steps(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> Terms:
         offsets = [lesson.decision.items_offset for lesson in chosen if lesson.own]
         maker = self._maker(min(offsets, default=self.model.catalogue.next_offset))
-        batch = maker.batch(chosen, num_rows)
-        batch.weight_B[:] = weights
+        parts = []
+        for begin in range(0, len(chosen), PART):
+            parts.append(maker.batch(chosen[begin : begin + PART], num_rows[begin : begin + PART]))
+            parts[-1].weight_B[:] = weights[begin : begin + PART]
         first: Terms | None = None
         for _ in range(self.config.passes):
-            terms = self._step(self.optimizer, maker.shelf, batch, scaled=True)
+            terms = self._step(self.optimizer, maker.shelf, parts, scaled=True)
             first = first or terms
         assert first is not None
         return first
 
-    def _step(self, optimizer: torch.optim.Optimizer, shelf: Shelf, batch: Batch, *, scaled: bool = False) -> Terms:
-        """One optimizer step; `scaled`: at the configured rate times the root of the effective sample share."""
-        terms = objective(self.model.scored(shelf, batch), batch, self.config.objective)
+    def _step(self, optimizer: torch.optim.Optimizer, shelf: Shelf, parts: Sequence[Batch], *, scaled: bool = False) -> Terms:
+        """One optimizer step on all parts together; `scaled`: at the configured rate times the root of the effective sample share."""
+        optimizer.zero_grad(set_to_none=True)
+        slots, of_parts = Slots.of(parts), []
+        for part in parts:
+            part_terms = objective(self.model.scored(shelf, part), part, self.config.objective, slots)
+            torch.autograd.backward(part_terms.loss)
+            # its graph holds all that was computed, and the shapes of tables that may grow
+            of_parts.append(replace(part_terms, loss=part_terms.loss.detach()))
+        terms = reduce(add, of_parts)
         if scaled:
             share = float(np.sqrt(terms.effective_share)) if np.isfinite(terms.effective_share) else 1.0
             for group, relative in zip(optimizer.param_groups, (1.0, self.config.trunk_share), strict=True):
                 group["lr"] = self.config.lr * relative * share
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(terms.loss)
         torch.nn.utils.clip_grad_norm_(self.model.decoder.parameters(), self.config.guard.max_grad_norm)
         optimizer.step()
-        return replace(terms, loss=terms.loss.detach())  # its graph holds the shapes of tables that may grow
+        return terms
 
     def _maker(self, items_offset: int) -> BatchMaker:
         config = self.model.decoder.config
@@ -183,7 +195,7 @@ class Trainer:
             {"params": [parameter for parameter in decoder.parameters() if id(parameter) in fast]},
             {"params": [parameter for parameter in decoder.parameters() if id(parameter) not in fast]},
         ]
-        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, foreach=True)
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
 
 def _batches(lessons: Sequence[Lesson], size: int, random: np.random.Generator, chunk: int = 32) -> list[list[Lesson]]:

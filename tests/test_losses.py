@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.losses import CLIP, EARLY, POLICY_LOSSES, clip, ecpo, effective_share, gbpo, leave_one_out, reinforce, sft, topr, value_loss
+from models.losses import CLIP, EARLY, POLICY_LOSSES, Ratios, clip, ecpo, gbpo, leave_one_out, reinforce, sft, topr, value_loss
 
 LOG2 = math.log(2)
 NO_REWARD = torch.zeros(4, dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_effective_share_by_hand() -> None:
 
     def share(*pairs: tuple[float, float]) -> float:
         logprob_Q, logged_Q = (numbers(*column).detach() for column in zip(*pairs, strict=True))
-        return float(effective_share(logprob_Q, logged_Q))
+        return Ratios.of(logprob_Q, logged_Q).effective_share
 
     assert share((0, 0), (math.log(3), 0)) == pytest.approx(0.8)
     assert share((-1, -1), (-2, -2)) == pytest.approx(1)

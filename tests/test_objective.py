@@ -1,6 +1,8 @@
 """One step's loss: what teaches and what must not, and that it teaches."""
 
 from dataclasses import replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from test_generate import (
 from models.decoder import Context
 from models.generate import WAYS
 from models.losses import leave_one_out, topr
-from models.objective import Batch, ObjectiveConfig, Terms, objective
+from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
 from models.trie import Legal
 from models.walk import Asked, Rule
 
@@ -205,6 +207,25 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
     assert terms.value == pytest.approx(np.mean(value), abs=1e-5)
     assert terms.likelihood == pytest.approx(np.mean(likelihood), abs=1e-5)
     assert float(terms.loss) == pytest.approx(2 * np.mean(policy) + 0.5 * np.mean(value) + 3 * np.mean(likelihood), abs=1e-4)
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_parts_of_a_batch_add_up_to_the_whole(model: Model, parts: int) -> None:
+    """Loss, terms and gradients: what is learned does not depend on how many slates are held at a time."""
+    batch = random_batch(9, model)
+    whole, gradients = learned(model, batch, ObjectiveConfig())
+    model.decoder.zero_grad(set_to_none=True)
+    terms = []
+    for kept in np.array_split(np.arange(BATCH), parts):
+        part = only(batch, np.isin(np.arange(BATCH), kept))
+        terms.append(objective(model.scored, part, ObjectiveConfig(), Slots.of([batch])))
+        torch.autograd.backward(terms[-1].loss)
+    total = reduce(add, terms)
+    for name in ("policy", "value", "likelihood", "effective_share"):
+        assert getattr(total, name) == pytest.approx(getattr(whole, name), rel=1e-4, abs=1e-6)
+    assert float(total.loss.detach()) == pytest.approx(float(whole.loss.detach()), rel=1e-4)
+    named = model.decoder.named_parameters()
+    assert close(gradients, {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named})
 
 
 def test_numbers_just_logged_have_an_effective_share_of_one(model: Model) -> None:
