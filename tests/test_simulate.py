@@ -7,15 +7,23 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from models.successors import ACT
+from recsys.catalogue import Catalogue, item_key
 from recsys.cli import app
+from recsys.features import Lesson
+from recsys.live_model import ItemsFeed
+from recsys.memory import View
 from recsys.presets import tiny
 from recsys.simulate.battery import Plan, played
+from recsys.simulate.cascade import Recall
 from recsys.simulate.diary import COLUMNS, Record
 from recsys.simulate.measures import Records, gap_figures, interval_of, world_figures
+from recsys.simulate.stage import Beginning
 from recsys.simulate.variants import VARIANTS
 from recsys.simulate.worlds import Population, population
 from recsys.truth import toy_truth
 from recsys.worlds import SimulatedWorld, World, WorldConfig
+from streaming.events import Decision
 
 MINUTES = 10
 FOREIGN = "tests.foreign_world:make_world"
@@ -71,7 +79,29 @@ def test_what_stands_still_stands_still(records: Records) -> None:
 def test_learning_is_worth_something(records: Records) -> None:
     late = {name: by_seed[0]["expected"][by_seed[0]["minute"] >= MINUTES - 5].sum() for name, by_seed in records.items()}
     assert late["online"] > late["offline"]
-    assert late["popular"] > late["random"]
+    assert min(late["popular"], late["linucb"]) > late["random"]
+
+
+def test_a_recall_hands_on_what_its_users_took(out: Path) -> None:
+    beginning = Beginning.made(Population(name="toy", twin=toy), tiny(), 0, MINUTES, out / "recall")
+    catalogue = Catalogue()
+    feed = ItemsFeed(beginning.items_log, 0)
+    feed.read()
+    feed.apply_up_to(1 << 60, catalogue)
+    texts = catalogue.texts(range(1, len(catalogue.item_ids) + 1))
+    group = {text.item_id: text.title[0] for text in texts}
+    nobody = View(*(np.zeros(0, np.int64) for _ in range(3)))
+    taken = [View(np.array([item_key(item_id)]), np.array([ACT]), np.array([0])) for item_id in catalogue.item_ids]
+    lessons = [
+        Lesson(Decision(user_id="u"), view, (other,), (1.0,), (True,), (0.0,), own=False)
+        for item_id, view in zip(catalogue.item_ids, taken, strict=True)
+        for other in catalogue.item_ids
+        if group[other] == group[item_id]
+    ]
+    recall = Recall(texts, lessons, seed=0)
+    found = recall.find(taken[0], catalogue, number=10)
+    assert sum(group[item_id] == group[catalogue.item_ids[0]] for item_id in found) >= 8
+    assert len(set(recall.find(nobody, catalogue, number=1000))) == len(catalogue.item_ids)
 
 
 def test_the_same_run_is_made_again_to_the_bit(records: Records, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ bench.commands log_commands simulate.commands verify.commands
 simulate.battery
 simulate.run
 simulate.variants
+simulate.bandit simulate.cascade
 simulate.baselines
 simulate.stage
 simulate.worlds simulate simulate.measures
@@ -53,7 +54,7 @@ DOORS = {
     "grpc_reflection": ["recsys/server.py"],
     "mlflow": ["recsys/publisher.py"],
     "torchrec": ["models/embeddings.py"],
-    "faiss": ["models/tokenizer.py", "recsys/bench/generate.py"],
+    "faiss": ["models/tokenizer.py", "recsys/bench/generate.py", "recsys/simulate/cascade.py"],
     "transformers": ["recsys/bench/transformers_slates.py"],
     "rectools": ["recsys/bench/rectools_script.py"],
     "pytorch_lightning": ["recsys/bench/rectools_script.py"],

@@ -11,14 +11,16 @@ from pathlib import Path
 from models.artifact import Artifact
 from recsys import publisher
 from recsys.config import Config, behavior_digest
+from recsys.features import Lesson, imported_lessons
 from recsys.learner import Learner
 from recsys.loop import HISTORY_ENDS_MS, MINUTE_MS, write_history
-from recsys.memory import MemoryConfig
+from recsys.memory import Memory, MemoryConfig
 from recsys.simulate.worlds import Population
 from recsys.trainer import Seeds
 from recsys.worlds import World
 from streaming.clock import Clock, ManualClock
-from streaming.events import Item, ItemChange, Tick, encode
+from streaming.events import Item, ItemChange, Tick, decode, encode
+from streaming.joiner import Example, Joiner
 from streaming.log import Entry, EventLog, MemoryLog
 
 NEVER = 1 << 60
@@ -72,6 +74,19 @@ class Beginning:
     def seeds(self) -> Seeds:
         """Of all variants alike, so that they differ in what they do and in nothing drawn."""
         return Seeds(behavior_digest(self.config), self.seed)
+
+    def history(self) -> list[Lesson]:
+        """What the log held at the start, each slate read with the memory before it."""
+        joiner, memory = Joiner(self.config.join, self.log.num_partitions), Memory(self.config.memory, self.log.num_partitions)
+        memory.keep_from = [0] * self.log.num_partitions
+        for partition, end in enumerate(self.log.end_offsets()):
+            for record in self.log.read(partition, 0, end):
+                joiner.apply(partition, record.offset, record.value)
+                memory.apply(partition, record.offset, decode(record.value))
+        examples: list[Example] = []
+        while (bucket := joiner.take_bucket()) is not None:
+            examples += bucket.examples
+        return imported_lessons(examples, memory, slots=self.config.learner.trainer.warm_start.slots)
 
     def artifact(self) -> Artifact:
         """The version at the start, read anew."""

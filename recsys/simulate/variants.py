@@ -5,18 +5,26 @@ Knows nothing of how a run is driven or measured.
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
+from models.artifact import Artifact
 from recsys import publisher
 from recsys.catalogue import Catalogue
 from recsys.keeper import Keeper
 from recsys.loop import MINUTE_MS
 from recsys.policy import Asked, Choice, DrawingConfig, GenerativePolicy, Policy, UniformPolicy
+from recsys.simulate.bandit import LinUcb
 from recsys.simulate.baselines import Popular, Pupil
+from recsys.simulate.cascade import Recall
 from recsys.simulate.stage import Stage
+from recsys.simulate.worlds import DAY_MINUTES
 from recsys.worlds import KnownWorld
 from streaming.proto.recommender_pb2 import RecommendRequest
+
+ANY_LAG = 1_000_000
+"""Versions: who reads a log from its beginning learns from decisions of any age."""
 
 
 class Variant(Protocol):
@@ -81,18 +89,35 @@ class Learning:
         self.learner.close()
 
 
-class Frozen:
-    """The decoder as it was at the start; its items follow the catalogue."""
+class Cascade(Learning):
+    """The same, but what it chooses from was found by a recall that is fitted to the history and learns nothing more."""
 
     def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        catalogue = self.learner.catalogue
+        texts = catalogue.texts(range(1, len(catalogue.item_ids) + 1))
+        self._recall = Recall(texts, stage.beginning.history(), stage.beginning.seeds.of("recall", 0))
+
+    def asks(self, request: RecommendRequest) -> RecommendRequest:
+        """See Variant."""
+        asked = RecommendRequest()
+        asked.CopyFrom(request)
+        asked.candidate_item_ids.extend(self._recall.find(self.learner.memory.view(request.user_id), self.learner.catalogue))
+        return asked
+
+
+class Frozen:
+    """The decoder as a version is, by default that of the start; its items follow the catalogue."""
+
+    def __init__(self, stage: Stage, artifact: Artifact | None = None, state_dir: Path | None = None) -> None:
         self._drawing = stage.config.drawing
         self._keeper = Keeper(
             stage.variant,
-            stage.beginning.artifact(),
+            artifact or stage.beginning.artifact(),
             stage.config.join,
             clock=stage.clock,
             items_log=stage.items_log,
-            state_dir=stage.directory,
+            state_dir=state_dir or stage.directory,
         )
         self._served = 0
 
@@ -112,6 +137,37 @@ class Frozen:
     def figures(self) -> Mapping[str, Any]:
         """See Variant."""
         return {"versions_published": self._keeper.policy_version}
+
+    def close(self) -> None:
+        """See Variant."""
+
+
+class Daily:
+    """Made anew once a world day: a learner without weights reads the whole log, and stays as it is until the next day ends."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage, self._today, self._day = stage, Frozen(stage), 0
+
+    def asks(self, request: RecommendRequest) -> RecommendRequest:
+        """See Variant."""
+        return request
+
+    def step(self) -> Policy | None:
+        """See Variant."""
+        stage = self._stage
+        day = (stage.clock.now_ms() - stage.beginning.start_ms) // (DAY_MINUTES * MINUTE_MS)
+        if day > self._day:
+            self._day = day
+            any_age = replace(stage.config, learner=replace(stage.config.learner, max_lag=ANY_LAG))
+            learner = stage.beginning.learner(any_age, stage.clock, stage.log, stage.items_log, stage.directory / f"day {day}")
+            learner.catch_up()
+            learner.close()
+            self._today = Frozen(stage, learner.version(), stage.directory / f"kept {day}")
+        return self._today.step()
+
+    def figures(self) -> Mapping[str, Any]:
+        """See Variant."""
+        return {"versions_published": self._day + 1}
 
     def close(self) -> None:
         """See Variant."""
@@ -186,6 +242,9 @@ VARIANTS: Mapping[str, Recipe] = {
     "offline": Recipe(make=Frozen, live_memory=False),
     "memory_only": Recipe(make=Frozen),
     "weights_only": Recipe(make=Learning, live_memory=False),
+    "daily": Recipe(make=Daily),
+    "cascade": Recipe(make=Cascade),
+    "linucb": Recipe(make=lambda stage: Pupil(stage, LinUcb())),
     "popular": Recipe(make=lambda stage: Pupil(stage, Popular())),
     "random": Recipe(make=lambda _: Untaught(UniformPolicy())),
     "oracle": Recipe(make=Oracle),
