@@ -4,11 +4,12 @@ Knows nothing of the server's insides. Refusals are errors here: who drives a wo
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
+from google.protobuf.message import Message
 
 from recsys.recommender_pb2_grpc import RecommenderStub
 from streaming.events import Event, Item
@@ -30,11 +31,11 @@ class Refused(ValueError):
 
 
 class Unreachable(ConnectionError):
-    """Nobody answers at the address, or not this."""
+    """No answer came; the code says why."""
 
 
 class Client:
-    """One connection, for any number of threads. Keeps the wall time of every Recommend, in ms."""
+    """One connection, for any number of threads; Unreachable where no answer comes. Keeps the wall time of every Recommend, in ms."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address)
@@ -49,35 +50,36 @@ class Client:
         self._channel.close()
 
     def recommend(self, request: RecommendRequest) -> RecommendResponse:
-        """Ask for one slate; Unreachable, with code and reason, when none comes."""
+        """Ask for one slate."""
         started = time.perf_counter()
-        try:
-            response: RecommendResponse = self._stub.Recommend(request)
-        except grpc.RpcError as error:
-            raise Unreachable(f"{error.code().name}: {error.details()}") from None
+        response: RecommendResponse = _answer(self._stub.Recommend, request)
         self.recommend_ms.append(1000 * (time.perf_counter() - started))
         return response
 
     def record(self, events: Sequence[Event]) -> None:
         """Send events; Refused names the first that was not taken."""
         started = time.perf_counter()
-        response = self._stub.RecordEvents(RecordEventsRequest(events=events))
+        response = _answer(self._stub.RecordEvents, RecordEventsRequest(events=events))
         self.record_s += time.perf_counter() - started
         _check(response.rejected)
 
     def upsert(self, items: Sequence[Item]) -> None:
         """Send items, in calls that stay below the message limit; Refused names the first that was not taken."""
         for first in range(0, len(items), ITEMS_PER_CALL):
-            response = self._stub.UpsertItems(UpsertItemsRequest(items=items[first : first + ITEMS_PER_CALL]))
+            response = _answer(self._stub.UpsertItems, UpsertItemsRequest(items=items[first : first + ITEMS_PER_CALL]))
             _check(response.rejected)
 
     def status(self) -> GetStatusResponse:
-        """What is served now; Unreachable when nobody answers."""
-        try:
-            response: GetStatusResponse = self._stub.GetStatus(GetStatusRequest())
-        except grpc.RpcError as error:
-            raise Unreachable(str(error)) from None
+        """What is served now."""
+        response: GetStatusResponse = _answer(self._stub.GetStatus, GetStatusRequest())
         return response
+
+
+def _answer(method: Callable[[Any], Any], request: Message) -> Any:
+    try:
+        return method(request)
+    except grpc.RpcError as error:
+        raise Unreachable(f"{error.code().name}: {error.details()}") from None
 
 
 def _check(rejected: Sequence[Rejection]) -> None:
