@@ -159,8 +159,9 @@ class Learner:
         started = time.perf_counter()
         self._let_go()
         for partition in range(self._log.num_partitions):
-            for record in self._log.read(partition, self.joiner.next_offset(partition)):
-                self.joiner.apply(partition, record.offset, record.value)
+            records = self._log.read(partition, self.joiner.next_offset(partition))
+            self.joiner.apply(partition, records)
+            for record in records:
                 self._remember(partition, record.offset, record.value)
         self.feed.read()
         self.stats.read_s += time.perf_counter() - started

@@ -39,6 +39,7 @@ class Ledger:
         self.slots_shown = 0
         self.slots_repeated = 0
         self.taught = 0
+        self.copies = 0
         self.reasons: dict[str, int] = {}
         self.quarantined: deque[Quarantined] = deque(maxlen=MAX_QUARANTINED)
 
@@ -54,14 +55,12 @@ class Ledger:
         return Books(
             decisions={**self.of["decision"], "open": open_decisions},
             feedback={**self.of["feedback"], "open": open_feedback},
-            exposures={
-                **self.of["exposure"],
-                "open": open_exposures,
-            },
+            exposures={**self.of["exposure"], "open": open_exposures},
             slots_shown=self.slots_shown,
             slots_repeated=self.slots_repeated,
             interactions=self.of["interaction"]["total"],
             taught=self.taught,
+            copies=self.copies,
             quarantined=dict(self.reasons),
         )
 
@@ -71,8 +70,9 @@ class Books:
     """What became of every Decision, Feedback and Exposure; each mapping has "total", the fates, and "open" (not yet decided).
 
     Beside the balance: `slots_shown` and `slots_repeated` (marks of a slot that was shown already), of taught decisions too;
-    `interactions`; `taught` (imported decisions made into Examples, all of them also `foreign`); and `quarantined` by reason
-    (any record, also the unreadable).
+    `interactions`; `taught` (imported decisions made into Examples, all of them also `foreign`); `copies` (Decisions that a
+    producer appended again: no decisions of their own, so not in their total); and `quarantined` by reason (any record,
+    also the unreadable).
     """
 
     decisions: Mapping[str, int]
@@ -82,6 +82,7 @@ class Books:
     slots_repeated: int
     interactions: int
     taught: int
+    copies: int
     quarantined: Mapping[str, int]
 
     @property
@@ -92,7 +93,7 @@ class Books:
     def as_dict(self) -> dict[str, object]:
         """For the dashboard and for JSON."""
         return {
-            "decisions": dict(self.decisions),
+            "decisions": {**self.decisions, "copies": self.copies},
             "feedback": dict(self.feedback),
             "exposures": {**self.exposures, "slots_shown": self.slots_shown, "slots_repeated": self.slots_repeated},
             "interactions": self.interactions,

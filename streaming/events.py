@@ -22,6 +22,7 @@ __all__ = [
     "decision_id_of",
     "decode",
     "encode",
+    "kind_and_record",
 ]
 
 SCHEMA = 1
@@ -52,15 +53,21 @@ def encode(body: Decision | Event | Tick | Control | ItemChange, append_time_ms:
 
 def decode(value: bytes) -> Record:
     """The Record in `value`. UnreadableRecord when the bytes are broken, empty of a body, or of a newer schema."""
+    return kind_and_record(value)[1]
+
+
+def kind_and_record(value: bytes) -> tuple[str, Record]:
+    """What `decode` says, and the name of the record's body: decision, event, tick, control or item."""
     try:
         record = Record.FromString(value)
     except DecodeError as error:
         raise UnreadableRecord(f"not a Record: {error}") from error
     if not 1 <= record.schema <= SCHEMA:
         raise UnreadableRecord(f"schema {record.schema}; this program reads 1..{SCHEMA}")
-    if record.WhichOneof("body") is None:
+    kind = record.WhichOneof("body")
+    if kind is None:
         raise UnreadableRecord("a Record without a body")
-    return record
+    return kind, record
 
 
 def decision_id_of(decision_token: str) -> str:

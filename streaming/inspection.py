@@ -55,8 +55,7 @@ def inspected(log: EventLog, items_log: EventLog, config: JoinConfig) -> Inspect
     joiner, delays = Joiner(config, log.num_partitions), _Delays()
     newest_ms = 0
     for records in batches(log):
-        for record in records:
-            joiner.apply(record.partition, record.offset, record.value)
+        joiner.apply(records[0].partition, records)
         said = [found for record in records if (found := _readable(record.value)) is not None]
         delays.take(said)
         newest_ms = max(newest_ms, max((record.append_time_ms for record in said), default=0))

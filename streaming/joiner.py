@@ -4,23 +4,19 @@ Pure: no I/O, no clock, no torch. Event time alone decides, so its state is a fu
 pieces they came and however the partitions took turns. It knows nothing of how Examples are trained.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-from google.protobuf.message import DecodeError
+from operator import attrgetter
 
 from streaming.books import Books, Ledger, Quarantined
-from streaming.events import Decision, Event, Record, Tick, UnreadableRecord, decode
-from streaming.joiner_state import ledger_of, ledger_state, partition_of, write_partition
-from streaming.partition_join import NEVER_MS, PartitionJoin
-from streaming.proto.joiner_pb2 import JoinerState
+from streaming.due_dates import NEVER_MS
+from streaming.joiner_state import read_snapshot, snapshot_parts
+from streaming.log import LogRecord
+from streaming.partition_join import PartitionJoin
 from streaming.window import MAX_VALUE, Example, JoinConfig
 
 __all__ = ["MAX_VALUE", "Books", "Bucket", "Example", "JoinConfig", "Joiner", "Quarantined"]
-
-STATE_SCHEMA = 1
-
-Kind = Literal["decision", "tick", "exposure", "feedback", "interaction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +42,9 @@ class Joiner:
 
     # In ---------------------------------------------------------------------------------------------------------------
 
-    def apply(self, partition: int, offset: int, value: bytes) -> None:
-        """Take one record. What can't be used is quarantined, never raised; ValueError only for an offset applied before."""
-        join = self._partitions[partition]
-        if offset < join.next_offset:
-            raise ValueError(f"partition {partition}: offset {offset} was applied before; the next is {join.next_offset} or later")
-        join.next_offset = offset + 1
-        try:
-            record = decode(value)
-        except UnreadableRecord as error:
-            self._ledger.quarantine(Quarantined(partition, offset, "unreadable", str(error)), None)
-            return
-        match record.WhichOneof("body"):
-            case "event":
-                self._apply_event(join, offset, record)
-            case "decision":
-                if self._in_time("decision", join, offset, record.append_time_ms, record.decision):
-                    join.add_decision(offset, record.decision)
-            case "tick":
-                if self._in_time("tick", join, offset, record.append_time_ms, record.tick):
-                    join.tick(record.tick.event_time_ms)
-            case _:
-                pass  # Controls are the learner's, items are the catalogue's
+    def apply(self, partition: int, records: Sequence[LogRecord]) -> None:
+        """Take these records of a partition. What can't be used is quarantined; ValueError only for an offset applied before."""
+        self._partitions[partition].apply(records)
 
     def mark_stale(self, num_examples: int) -> None:
         """Move that many own Examples from trained to stale: the learner took them and did not train on them."""
@@ -84,16 +61,15 @@ class Joiner:
         through_ms = self._complete_through_ms()
         if through_ms <= self._trained_through_ms:
             return None
-        for join in self._partitions:
-            join.settle()
         bucket_ms = self.config.bucket_ms
         index = min((index for join in self._partitions for index in join.buckets), default=None)
         if index is None or (index + 1) * bucket_ms > through_ms:
             self._trained_through_ms = through_ms
             return None
-        examples = [example for join in self._partitions for example in join.buckets.pop(index, ())]
-        examples.sort(key=lambda example: (example.decision.event_time_ms, example.decision.decision_id, example.partition))
-        num_own = sum(example.own for example in examples)
+        taken = [join.buckets.pop(index) for join in self._partitions if index in join.buckets]
+        examples = [example for bucket in taken for example in bucket.examples]
+        examples.sort(key=attrgetter("event_time_ms", "decision_id", "partition"))
+        num_own = sum(bucket.num_own for bucket in taken)
         self._ledger.of["decision"]["trained"] += num_own
         self._ledger.taught += len(examples) - num_own
         self._trained_through_ms = (index + 1) * bucket_ms
@@ -108,7 +84,7 @@ class Joiner:
     def watermark_ms(self) -> int | None:
         """The least watermark of the partitions; None while one of them has had no Decision or Tick."""
         watermark_ms = min(join.watermark_ms for join in self._partitions)
-        return None if watermark_ms == NEVER_MS else watermark_ms
+        return None if watermark_ms == -NEVER_MS else watermark_ms
 
     def next_offset(self, partition: int) -> int:
         """Where to go on reading: one past the last offset applied."""
@@ -119,24 +95,17 @@ class Joiner:
 
         User memory as of this offset is still needed. A decision that says −1 stands for its own offset.
         """
-        join = self._partitions[partition]
-        join.settle()
-        held = [(opened.decision.memory_offset, opened.offset) for opened in join.open.values()]
-        held += [(example.decision.memory_offset, example.offset) for bucket in join.buckets.values() for example in bucket]
-        return min((offset if memory_offset < 0 else memory_offset for memory_offset, offset in held), default=None)
+        return self._partitions[partition].least_memory_offset()
 
     def books(self) -> Books:
-        """What became of every record so far. Costs one look at each open decision."""
-        for join in self._partitions:
-            join.settle()
-        opened = [decision for join in self._partitions for decision in join.open.values() if decision.own]
-        untaken = [example for join in self._partitions for bucket in join.buckets.values() for example in bucket if example.own]
-        waiting = [waiting.event for join in self._partitions for events in join.waiting.values() for waiting in events]
-        waiting_feedback = sum(event.HasField("feedback") for event in waiting)
+        """What became of every record so far."""
+        joins = self._partitions
+        waiting = Counter(waiting.kind for join in joins for events in join.waiting.values() for waiting in events)
+        num_untaken = sum(bucket.num_own for join in joins for bucket in join.buckets.values())
         return self._ledger.read(
-            open_decisions=len(opened) + len(untaken),
-            open_feedback=waiting_feedback + sum(len(decision.feedback) for decision in opened),
-            open_exposures=len(waiting) - waiting_feedback,
+            open_decisions=num_untaken + sum(len(join.open) - join.num_taught for join in joins),
+            open_feedback=waiting["feedback"] + sum(join.num_held["feedback"] for join in joins),
+            open_exposures=waiting["exposure"] + sum(join.num_held["exposure"] for join in joins),
         )
 
     @property
@@ -148,51 +117,19 @@ class Joiner:
 
     def snapshot(self) -> bytes:
         """The whole state; the same state gives the same bytes."""
-        for join in self._partitions:
-            join.settle()
-        state = JoinerState(schema=STATE_SCHEMA, trained_through_ms=self._trained_through_ms, ledger=ledger_state(self._ledger))
-        for join in self._partitions:
-            write_partition(join, state.partitions.add())
-        return state.SerializeToString(deterministic=True)
+        return b"".join(self.snapshot_parts())
+
+    def snapshot_parts(self) -> list[bytes]:
+        """The snapshot in pieces, which is quickly done: another thread can write them while this one goes on."""
+        return snapshot_parts(self._partitions, self._ledger, self._trained_through_ms)
 
     @staticmethod
     def restore(config: JoinConfig, snapshot: bytes) -> "Joiner":
         """A joiner that goes on where the one of `snapshot` was, if `config` is the same. ValueError when the bytes are no snapshot."""
-        try:
-            state = JoinerState.FromString(snapshot)
-        except DecodeError as error:
-            raise ValueError(f"not a snapshot of a joiner: {error}") from error
-        if state.schema != STATE_SCHEMA:
-            raise ValueError(f"a joiner's snapshot of schema {state.schema}; this program reads {STATE_SCHEMA}")
-        joiner = Joiner(config, len(state.partitions))
-        joiner._trained_through_ms = state.trained_through_ms
-        joiner._ledger = ledger_of(state.ledger)
-        joiner._partitions = [partition_of(config, number, part, joiner._ledger) for number, part in enumerate(state.partitions)]
+        joins, ledger, trained_through_ms = read_snapshot(config, snapshot)
+        joiner = Joiner(config, len(joins))
+        joiner._partitions, joiner._ledger, joiner._trained_through_ms = joins, ledger, trained_through_ms
         return joiner
-
-    # ------------------------------------------------------------------------------------------------------------------
-
-    def _apply_event(self, join: PartitionJoin, offset: int, record: Record) -> None:
-        event = record.event
-        kind = event.WhichOneof("body")
-        if kind is None:
-            self._ledger.quarantine(Quarantined(join.partition, offset, "event without a body", event.event_id), None)
-        elif self._in_time(kind, join, offset, record.append_time_ms, event) and kind != "interaction":
-            # Written so that NaN is out of range too.
-            if kind == "feedback" and not -MAX_VALUE <= event.feedback.value <= MAX_VALUE:
-                self._ledger.quarantine(Quarantined(join.partition, offset, "value out of range", f"{event.feedback.value}"), kind)
-            else:
-                join.add_event(offset, record.append_time_ms, event)
-
-    def _in_time(self, kind: Kind, join: PartitionJoin, offset: int, append_time_ms: int, body: Decision | Event | Tick) -> bool:
-        """Count a record, and quarantine it if its time can't be: one from the future would close all that is open."""
-        self._ledger.of[kind]["total"] += 1
-        if 0 <= body.event_time_ms <= append_time_ms + self.config.future_ms:
-            return True
-        reason = "before 1970" if body.event_time_ms < 0 else "from the future"
-        detail = f"event time {body.event_time_ms}, appended {append_time_ms}"
-        self._ledger.quarantine(Quarantined(join.partition, offset, reason, detail), kind)
-        return False
 
     def _complete_through_ms(self) -> int:
         """The end of the last bucket that nothing can be added to."""

@@ -1,109 +1,177 @@
-"""A joiner's state as protobuf messages and back. Knows the joiner's data, none of its rules."""
+"""A joiner's state as bytes and back. Knows the joiner's data, none of its rules.
+
+A snapshot is a prefix (a mark, its schema, a length), a JoinerState of that length, and the open decisions as they are held.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+
+from google.protobuf.message import DecodeError
 
 from streaming.books import Ledger, Quarantined
-from streaming.events import Decision, Event
-from streaming.partition_join import Gone, PartitionJoin, Waiting
+from streaming.due_dates import Key
+from streaming.events import decision_id_of, decode
+from streaming.held import key_of
+from streaming.partition_join import PartitionJoin, Waiting
 from streaming.proto.joiner_pb2 import (
     ExampleState,
+    GoneState,
+    Held,
+    JoinerState,
     KindState,
     LedgerState,
-    OpenState,
     PartitionState,
     QuarantinedState,
 )
-from streaming.window import Example, JoinConfig, OpenDecision, Said
+from streaming.window import Example, JoinConfig
+
+SCHEMA = 2
+_MARK = b"joiner"
+_PREFIX = struct.Struct("<6sHQ")
 
 
-def write_partition(join: PartitionJoin, state: PartitionState) -> None:
-    """Fill an empty `state` with all that `partition_of` needs, in an order that depends on the join's state alone.
+def snapshot_parts(joins: Sequence[PartitionJoin], ledger: Ledger, trained_through_ms: int) -> list[bytes]:
+    """The bytes of a snapshot in pieces; they depend on the state alone."""
+    state = JoinerState(trained_through_ms=trained_through_ms, ledger=_ledger_state(ledger))
+    held: list[bytes] = []
+    for join in joins:
+        _write_partition(join, state.partitions.add())
+        held += [bytes(open_decision) for open_decision in join.open.values()]
+    body = state.SerializeToString(deterministic=True)
+    return [_PREFIX.pack(_MARK, SCHEMA, len(body)), body, *held]
 
-    In place, because protobuf copies whole messages when it is handed finished ones.
-    """
+
+def read_snapshot(config: JoinConfig, snapshot: bytes) -> tuple[list[PartitionJoin], Ledger, int]:
+    """What `snapshot_parts` was given. ValueError when the bytes are no snapshot, or one of another schema."""
+    if len(snapshot) < _PREFIX.size or not snapshot.startswith(_MARK):
+        raise ValueError(f"not a snapshot of a joiner of schema {SCHEMA}, which this program reads")
+    _, schema, length = _PREFIX.unpack_from(snapshot)
+    if schema != SCHEMA:
+        raise ValueError(f"a joiner's snapshot of schema {schema}; this program reads {SCHEMA}")
+    begin = _PREFIX.size + length
+    try:
+        state = JoinerState.FromString(snapshot[_PREFIX.size : begin])
+    except DecodeError as error:
+        raise ValueError(f"not a snapshot of a joiner: {error}") from error
+    sizes = [size for partition in state.partitions for size in partition.open_sizes]
+    if begin + sum(sizes) != len(snapshot):
+        raise ValueError(f"a joiner's snapshot of {len(snapshot)} bytes that should have {begin + sum(sizes)}")
+    ledger = _ledger_of(state.ledger)
+    held = _pieces(snapshot, begin, sizes)
+    joins = [_partition_of(config, number, part, ledger, held) for number, part in enumerate(state.partitions)]
+    return joins, ledger, state.trained_through_ms
+
+
+def _pieces(snapshot: bytes, begin: int, sizes: Sequence[int]) -> Iterator[bytes]:
+    for size in sizes:
+        yield snapshot[begin : begin + size]
+        begin += size
+
+
+def _write_partition(join: PartitionJoin, state: PartitionState) -> None:
+    """In place, because protobuf copies whole messages when it is handed finished ones."""
     state.next_offset, state.watermark_ms = join.next_offset, join.watermark_ms
-    for opened in sorted(join.open.values(), key=lambda opened: opened.offset):
-        _write_open(opened, state.open.add())
-    for decision_id, gone in sorted(join.gone.items()):
-        state.gone.add(decision_id=decision_id, forgotten_ms=gone.forgotten_ms, fate=gone.fate)
+    state.open_sizes.extend(map(len, join.open.values()))
+    for fate, gone in sorted(join.gone.items()):
+        _write_gone(fate, gone, state.gone.add())
     waiting = [waiting for events in join.waiting.values() for waiting in events]
-    for offset, append_time_ms, event in sorted(waiting, key=lambda waiting: waiting.offset):
-        state.waiting.add(offset=offset, append_time_ms=append_time_ms, event=_bytes_of(event))
-    untaken = [example for bucket in join.buckets.values() for example in bucket]
+    for event in sorted(waiting):
+        state.waiting.add(offset=event.offset, record=event.record)
+    untaken = [example for bucket in join.buckets.values() for example in bucket.examples]
     for example in sorted(untaken, key=lambda example: example.offset):
         _write_example(example, state.untaken.add())
 
 
-def partition_of(config: JoinConfig, partition: int, state: PartitionState, ledger: Ledger) -> PartitionJoin:
-    """The partition's join as `write_partition` found it."""
+def _partition_of(config: JoinConfig, partition: int, state: PartitionState, ledger: Ledger, held: Iterator[bytes]) -> PartitionJoin:
     join = PartitionJoin(config, partition, ledger)
     join.next_offset, join.watermark_ms = state.next_offset, state.watermark_ms
-    for opened in state.open:
-        join.hold(_opened_of(opened, config.open_ms))
+    for _ in state.open_sizes:
+        _hold(join, next(held))
     for gone in state.gone:
-        join.remember(gone.decision_id, Gone(gone.forgotten_ms, gone.fate))
+        _remember(join, gone)
     for waiting in state.waiting:
-        join.wait(Waiting(waiting.offset, waiting.append_time_ms, Event.FromString(waiting.event)))
+        _wait(join, waiting.offset, waiting.record)
     for example in state.untaken:
-        join.keep(_example_of(example, partition))
+        _keep(join, example)
     return join
 
 
-def ledger_state(ledger: Ledger) -> LedgerState:
-    """All that `ledger_of` needs."""
-    return LedgerState(
-        of={kind: KindState(counts=counts) for kind, counts in ledger.of.items()},
-        slots_shown=ledger.slots_shown,
-        slots_repeated=ledger.slots_repeated,
-        taught=ledger.taught,
-        reasons=ledger.reasons,
-        quarantined=[QuarantinedState(partition=p, offset=o, reason=r, detail=d) for p, o, r, d in ledger.quarantined],
-    )
+def _hold(join: PartitionJoin, open_decision: bytes) -> None:
+    held = Held.FromString(open_decision)
+    decision = held.decision.decision
+    closes_ms = decision.event_time_ms + join.config.open_ms
+    own = decision.variant == join.config.variant
+    join.hold(key_of(decision.decision_id), open_decision, closes_ms, held.memory_offset, own=own)
+    for record in held.events:
+        join.num_held["exposure" if record.event.HasField("exposure") else "feedback"] += 1
 
 
-def ledger_of(state: LedgerState) -> Ledger:
-    """The ledger as `ledger_state` found it."""
-    ledger = Ledger()
-    for kind, counts in ledger.of.items():
-        counts.update(state.of[kind].counts)
-    ledger.slots_shown, ledger.slots_repeated, ledger.taught = state.slots_shown, state.slots_repeated, state.taught
-    ledger.reasons.update(state.reasons)
-    ledger.quarantined.extend(Quarantined(q.partition, q.offset, q.reason, q.detail) for q in state.quarantined)
-    return ledger
+def _write_gone(fate: str, gone: dict[Key, int], state: GoneState) -> None:
+    state.fate = fate
+    numbers = [key for key in gone if isinstance(key, int)]
+    names = [key for key in gone if isinstance(key, str)]
+    state.numbers = b"".join([key.to_bytes(16) for key in numbers])
+    state.names.extend(names)
+    state.forgotten_ms.extend([*map(gone.__getitem__, numbers), *map(gone.__getitem__, names)])
 
 
-def _write_open(opened: OpenDecision, state: OpenState) -> None:
-    state.decision, state.offset, state.own = _bytes_of(opened.decision), opened.offset, opened.own
-    state.shown.extend(opened.shown)
-    state.shown_append_times_ms.extend(opened.shown.values())
-    for t, event_id, slot, kind, value, append_time_ms in opened.feedback:
-        state.feedback.add(event_time_ms=t, event_id=event_id, slot=slot, kind=kind, value=value, append_time_ms=append_time_ms)
+def _remember(join: PartitionJoin, state: GoneState) -> None:
+    keys: list[Key] = [int.from_bytes(state.numbers[at : at + 16]) for at in range(0, len(state.numbers), 16)]
+    for key, forgotten_ms in zip([*keys, *state.names], state.forgotten_ms, strict=True):
+        join.remember(key, forgotten_ms, state.fate)
 
 
-def _opened_of(state: OpenState, open_ms: int) -> OpenDecision:
-    said = [Said(f.event_time_ms, f.event_id, f.slot, f.kind, f.value, f.append_time_ms) for f in state.feedback]
-    shown = dict(zip(state.shown, state.shown_append_times_ms, strict=True))
-    decision = Decision.FromString(state.decision)
-    return OpenDecision(decision, state.offset, state.own, decision.event_time_ms + open_ms, shown, said)
+def _wait(join: PartitionJoin, offset: int, value: bytes) -> None:
+    event = decode(value).event
+    kind = "exposure" if event.HasField("exposure") else "feedback"
+    spoken = event.exposure if event.HasField("exposure") else event.feedback
+    expires_ms = event.event_time_ms + join.config.disorder_ms
+    join.wait(key_of(decision_id_of(spoken.decision_token)), Waiting(offset, expires_ms, kind, value))
 
 
 def _write_example(example: Example, state: ExampleState) -> None:
-    state.decision, state.offset, state.own = _bytes_of(example.decision), example.offset, example.own
+    state.held, state.own = example.held, example.own
     for slot, reward, feedback in zip(example.shown, example.rewards, example.feedback, strict=True):
         state.shown.add(slot=slot, reward=reward, kinds=[kind for kind, _ in feedback], values=[value for _, value in feedback])
     state.append_times_ms.extend(example.append_times_ms)
 
 
-def _example_of(state: ExampleState, partition: int) -> Example:
-    return Example(
-        decision=Decision.FromString(state.decision),
-        partition=partition,
-        offset=state.offset,
+def _keep(join: PartitionJoin, state: ExampleState) -> None:
+    held = Held.FromString(state.held)
+    decision = held.decision.decision
+    example = Example(
+        state.held,
+        decision.event_time_ms,
+        decision.decision_id,
+        join.partition,
+        held.offset,
+        state.own,
         shown=tuple(slot.slot for slot in state.shown),
         rewards=tuple(slot.reward for slot in state.shown),
         feedback=tuple(tuple(zip(slot.kinds, slot.values, strict=True)) for slot in state.shown),
-        own=state.own,
         append_times_ms=tuple(state.append_times_ms),
+    )
+    join.keep(example, held.memory_offset)
+
+
+def _ledger_state(ledger: Ledger) -> LedgerState:
+    return LedgerState(
+        of={kind: KindState(counts=counts) for kind, counts in ledger.of.items()},
+        slots_shown=ledger.slots_shown,
+        slots_repeated=ledger.slots_repeated,
+        taught=ledger.taught,
+        copies=ledger.copies,
+        reasons=ledger.reasons,
+        quarantined=[QuarantinedState(partition=p, offset=o, reason=r, detail=d) for p, o, r, d in ledger.quarantined],
     )
 
 
-def _bytes_of(message: Decision | Event) -> bytes:
-    return message.SerializeToString(deterministic=True)
+def _ledger_of(state: LedgerState) -> Ledger:
+    ledger = Ledger()
+    for kind, counts in ledger.of.items():
+        counts.update(state.of[kind].counts)
+    ledger.slots_shown, ledger.slots_repeated, ledger.taught = state.slots_shown, state.slots_repeated, state.taught
+    ledger.copies = state.copies
+    ledger.reasons.update(state.reasons)
+    ledger.quarantined.extend(Quarantined(q.partition, q.offset, q.reason, q.detail) for q in state.quarantined)
+    return ledger

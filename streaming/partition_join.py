@@ -1,52 +1,52 @@
 """The join within one partition: its watermark, its open decisions, and the buckets of Examples they close into.
 
-Knows nothing of bytes, other partitions or training. Every rule compares a time with the watermark, so when the sweeping
-(`settle`) is done changes nothing but memory: the state is a pure function of the records so far.
+Knows nothing of other partitions or training. Every rule compares a time with the watermark, and all that is due is done
+as soon as the watermark moves: the state is a pure function of the records so far.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from streaming.books import Ledger, Quarantined
-from streaming.events import IMPORTED, Decision, Event, Exposure, Feedback, decision_id_of
+from streaming.due_dates import NEVER_MS, DueDates, Key
+from streaming.events import IMPORTED, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
+from streaming.held import held, is_copy, key_of, memory_offset_of, with_event
+from streaming.log import LogRecord
+from streaming.proto.joiner_pb2 import Held
 from streaming.rewards import rule_named
-from streaming.window import Example, JoinConfig, OpenDecision, Said
-
-NEVER_MS = -(1 << 62)
-"""The watermark of a partition without Decisions or Ticks."""
-Speaking = Literal["exposure", "feedback"]
-"""The kinds of event that speak of a decision."""
-
-
-class Gone(NamedTuple):
-    """A decision that is not open (closed, late or foreign), kept so that what still speaks of it gets its `fate`."""
-
-    forgotten_ms: int
-    fate: str
+from streaming.window import MAX_VALUE, NOTHING_SAID, Example, Heard, JoinConfig, Verdict, earned, heard
 
 
 class Waiting(NamedTuple):
-    """An event whose decision has not come yet."""
+    """An event whose decision has not come yet, with the bytes of its record."""
 
     offset: int
-    append_time_ms: int
-    event: Event
+    expires_ms: int
+    kind: str
+    record: bytes
 
 
-class DueDates:
-    """Decision ids by the second in which something is due for them: cheaper than a heap, as exact as its user."""
+class Bucket:
+    """The Examples of one span of event time that nobody took yet."""
+
+    __slots__ = ("examples", "least_memory_offset", "num_own")
 
     def __init__(self) -> None:
-        self._by_second: dict[int, list[str]] = {}
+        self.examples: list[Example] = []
+        self.num_own = 0
+        self.least_memory_offset = NEVER_MS
 
-    def add(self, due_ms: int, decision_id: str) -> None:
-        """Remember that something is due at `due_ms`."""
-        self._by_second.setdefault(due_ms // 1000, []).append(decision_id)
+    def add(self, closed: Example, memory_offset: int) -> None:
+        """Keep one more; `memory_offset`: as of which it needs user memory."""
+        self.examples.append(closed)
+        self.num_own += closed.own
+        self.least_memory_offset = min(self.least_memory_offset, memory_offset)
 
-    def pop(self, now_ms: int) -> list[str]:
-        """Take out all due by the end of the second of `now_ms`; who finds one not yet due adds it again."""
-        now_s = now_ms // 1000
-        seconds = sorted(second for second in self._by_second if second <= now_s)
-        return [decision_id for second in seconds for decision_id in self._by_second.pop(second)]
+
+def memory_needed(decision: Decision, offset: int) -> int:
+    """As of which offset a decision needs user memory. One that says −1 stands for its own offset."""
+    memory_offset = decision.memory_offset
+    return offset if memory_offset < 0 else memory_offset
 
 
 class PartitionJoin:
@@ -55,174 +55,246 @@ class PartitionJoin:
     def __init__(self, config: JoinConfig, partition: int, ledger: Ledger) -> None:
         self.config, self.partition, self.ledger = config, partition, ledger
         self.next_offset = 0
-        self.watermark_ms = NEVER_MS
-        self.open: dict[str, OpenDecision] = {}
-        self.gone: dict[str, Gone] = {}
-        self.waiting: dict[str, list[Waiting]] = {}
-        self.buckets: dict[int, list[Example]] = {}
-        self._rule = rule_named(config.reward)
+        self.watermark_ms = -NEVER_MS
+        self.open: dict[Key, bytes | bytearray] = {}
+        """What `held` makes of each, by offset of the decision."""
+        self.num_taught = 0
+        """How many of them are not own."""
+        self.num_held = {"exposure": 0, "feedback": 0}
+        """Events on open decisions, by kind."""
+        self.gone: dict[str, dict[Key, int]] = {"late": {}, "foreign": {}}
+        """What still speaks of a decision that is not open gets this fate, until the watermark is at that time."""
+        self.waiting: dict[Key, list[Waiting]] = {}
+        self.buckets: dict[int, Bucket] = {}
         self._closing, self._forgetting, self._orphaning = DueDates(), DueDates(), DueDates()
-        self._settled_ms = NEVER_MS
+        self._rule = rule_named(config.reward)
+        # Asked for with every record.
+        self._variant, self._open_ms, self._future_ms = config.variant, config.open_ms, config.future_ms
 
-    def tick(self, event_time_ms: int) -> None:
-        """Move the watermark: nothing more than D older than this is still to come."""
-        watermark_ms = event_time_ms - self.config.disorder_ms
-        if watermark_ms > self.watermark_ms:
-            self.watermark_ms = watermark_ms
-            if watermark_ms // 1000 > self._settled_ms // 1000:
-                self.settle()
+    # Records ----------------------------------------------------------------------------------------------------------
 
-    def add_decision(self, offset: int, decision: Decision) -> None:
+    def apply(self, records: Sequence[LogRecord]) -> None:
+        """Take these records. ValueError for an offset applied before."""
+        for _, offset, _, value in records:
+            if offset < self.next_offset:
+                raise ValueError(f"partition {self.partition}: offset {offset} was applied before; the next is {self.next_offset} or later")
+            self.next_offset = offset + 1
+            try:
+                kind, record = kind_and_record(value)
+            except UnreadableRecord as error:
+                self._quarantine(offset, "unreadable", str(error), None)
+                continue
+            if kind == "event":
+                self._apply_event(offset, record, value)
+            elif kind == "decision":
+                self._apply_decision(offset, record, value)
+            elif kind == "tick" and self._in_time("tick", offset, record.append_time_ms, record.tick.event_time_ms):
+                self._move(record.tick.event_time_ms)
+            # else: Controls are the learner's, items are the catalogue's
+
+    def _apply_decision(self, offset: int, record: Record, value: bytes) -> None:
+        decision = record.decision
+        event_time_ms = decision.event_time_ms
+        if self._in_time("decision", offset, record.append_time_ms, event_time_ms):
+            decision_id = decision.decision_id
+            key = key_of(decision_id)
+            if key in self.open or key in self.gone["late"] or key in self.gone["foreign"]:
+                self._add_again(key, offset, decision, value)
+            elif decision_id:
+                self._add_decision(key, offset, decision, value)
+            else:
+                self._quarantine(offset, "decision without an id", "", "decision")
+            # Only now: what waited did so until the watermark passed it without its decision.
+            self._move(event_time_ms)
+
+    def _apply_event(self, offset: int, record: Record, value: bytes) -> None:
+        event = record.event
+        kind = event.WhichOneof("body")
+        if kind is None:
+            self._quarantine(offset, "event without a body", event.event_id, None)
+        elif self._in_time(kind, offset, record.append_time_ms, event.event_time_ms):
+            if kind == "exposure":
+                self._add_event(offset, kind, event, event.exposure.decision_token, value)
+            elif kind == "feedback":
+                feedback = event.feedback
+                # Written so that NaN is out of range too.
+                if not -MAX_VALUE <= feedback.value <= MAX_VALUE:
+                    self._quarantine(offset, "value out of range", f"{feedback.value}", kind)
+                else:
+                    self._add_event(offset, kind, event, feedback.decision_token, value)
+
+    def _in_time(self, kind: str, offset: int, append_time_ms: int, event_time_ms: int) -> bool:
+        """Count a record, and quarantine it if its time can't be: one from the future would close all that is open."""
+        self.ledger.of[kind]["total"] += 1
+        if 0 <= event_time_ms <= append_time_ms + self._future_ms:
+            return True
+        reason = "before 1970" if event_time_ms < 0 else "from the future"
+        self._quarantine(offset, reason, f"event time {event_time_ms}, appended {append_time_ms}", kind)
+        return False
+
+    def _quarantine(self, offset: int, reason: str, detail: str, kind: str | None) -> None:
+        self.ledger.quarantine(Quarantined(self.partition, offset, reason, detail), kind)
+
+    # Decisions and events ---------------------------------------------------------------------------------------------
+
+    def _add_decision(self, key: Key, offset: int, decision: Decision, value: bytes) -> None:
         """Open a decision, or count it as what else it is; then the events that waited for it."""
-        decision_id = decision.decision_id
-        if not decision_id or self._find(decision_id) is not None:
-            reason = "decision_id reused" if decision_id else "decision without an id"
-            self.ledger.quarantine(Quarantined(self.partition, offset, reason, decision_id), "decision")
+        own = decision.variant == self._variant
+        closes_ms = decision.event_time_ms + self._open_ms
+        late = closes_ms <= self.watermark_ms
+        fate = "late" if own else "foreign"
+        if late or not own:
+            self.ledger.of["decision"][fate] += 1
+        if late or not (own or (self.config.teach_imported and decision.variant == IMPORTED)):
+            self._let_go(key, closes_ms, fate)
         else:
-            if decision_id in self.waiting:
-                self._orphan(decision_id)
-            self._admit(offset, decision)
-            for waiting in self.waiting.pop(decision_id, ()):
-                self.add_event(*waiting)
-        # Only now: what waited did so until the watermark passed it without its decision.
-        self.tick(decision.event_time_ms)
+            memory_offset = memory_needed(decision, offset)
+            self.hold(key, held(memory_offset, offset, value), closes_ms, memory_offset, own=own)
+        if key in self.waiting:
+            for waiting in self.waiting.pop(key):
+                self._add_said(key, waiting)
 
-    def add_event(self, offset: int, append_time_ms: int, event: Event) -> None:
-        """Join one Exposure or Feedback to its decision, let it wait for it, or count it as what else it is."""
-        kind, spoken = _spoken(event)
-        decision_id = decision_id_of(spoken.decision_token)
-        found = self._find(decision_id)
-        if isinstance(found, OpenDecision):
-            self._join(found, kind, spoken, append_time_ms, event)
-        elif found is not None:
-            self.ledger.of[kind][found] += 1
-        elif self._orphan_ms(event) <= self.watermark_ms:
+    def _add_again(self, key: Key, offset: int, decision: Decision, value: bytes) -> None:
+        """A decision whose id is known: a copy, or somebody else's use of it. Of one that is gone only its time is left to tell by."""
+        open_decision = self.open.get(key)
+        if open_decision is not None:
+            copy = is_copy(open_decision, value)
+        else:
+            forgotten_ms = self.gone["late"].get(key) or self.gone["foreign"].get(key)
+            copy = forgotten_ms == decision.event_time_ms + 2 * self._open_ms
+        if copy:
+            self.ledger.copies += 1
+            self.ledger.of["decision"]["total"] -= 1
+        else:
+            self._quarantine(offset, "decision_id reused", decision.decision_id, "decision")
+
+    def _add_event(self, offset: int, kind: str, event: Event, decision_token: str, value: bytes) -> None:
+        """Give one exposure or feedback to its decision. It is decided when that closes, or at once when there is none to wait for."""
+        key = key_of(decision_id_of(decision_token))
+        open_decision = self.open.get(key)
+        if open_decision is not None:
+            self.open[key] = with_event(open_decision, value)
+            self.num_held[kind] += 1
+        else:
+            self._add_said(key, Waiting(offset, event.event_time_ms + self.config.disorder_ms, kind, value))
+
+    def _add_said(self, key: Key, waiting: Waiting) -> None:
+        """What became of an event whose decision was not there when it came."""
+        kind = waiting.kind
+        if key in self.open:
+            self.open[key] = with_event(self.open[key], waiting.record)
+            self.num_held[kind] += 1
+        elif key in self.gone["late"]:
+            self.ledger.of[kind]["late"] += 1
+        elif key in self.gone["foreign"]:
+            self.ledger.of[kind]["foreign"] += 1
+        elif waiting.expires_ms <= self.watermark_ms:
             self.ledger.of[kind]["orphan"] += 1
         else:
-            self.wait(Waiting(offset, append_time_ms, event))
+            self.wait(key, waiting)
 
-    def settle(self) -> None:
-        """Close, forget and orphan all that the watermark has passed."""
-        now_ms = self.watermark_ms
-        if now_ms == self._settled_ms:
-            return
-        self._settled_ms = now_ms
-        for decision_id in self._closing.pop(now_ms):
-            if self.open[decision_id].closes_ms <= now_ms:
-                self._close(self.open.pop(decision_id))
-            else:
-                self._closing.add(self.open[decision_id].closes_ms, decision_id)
-        for decision_id in self._forgetting.pop(now_ms):
-            gone = self.gone.get(decision_id)
-            if gone is not None and gone.forgotten_ms <= now_ms:
-                del self.gone[decision_id]
-            elif gone is not None:
-                self._forgetting.add(gone.forgotten_ms, decision_id)
-        for decision_id in self._orphaning.pop(now_ms):
-            self._orphan(decision_id)
+    # State ------------------------------------------------------------------------------------------------------------
 
-    def hold(self, opened: OpenDecision) -> None:
-        """Keep a decision open until the watermark has passed it by W + L."""
-        self.open[opened.decision.decision_id] = opened
-        self._closing.add(opened.closes_ms, opened.decision.decision_id)
-
-    def remember(self, decision_id: str, gone: Gone) -> None:
-        """Keep what became of a decision until the watermark has passed it by 2 (W + L)."""
-        self.gone[decision_id] = gone
-        self._forgetting.add(gone.forgotten_ms, decision_id)
-
-    def keep(self, example: Example) -> None:
-        """Put an Example into the bucket of its decision's event time."""
-        self.buckets.setdefault(example.decision.event_time_ms // self.config.bucket_ms, []).append(example)
-
-    def wait(self, waiting: Waiting) -> None:
-        """Keep an event until its decision comes or the watermark has passed it by D."""
-        decision_id = decision_id_of(_spoken(waiting.event)[1].decision_token)
-        self.waiting.setdefault(decision_id, []).append(waiting)
-        self._orphaning.add(self._orphan_ms(waiting.event), decision_id)
-
-    def _find(self, decision_id: str) -> OpenDecision | str | None:
-        """The decision if it is open, its fate if it is remembered, None if nothing is known of it."""
-        found = self.open.get(decision_id)
-        if found is not None:
-            if self.watermark_ms < found.closes_ms:
-                return found
-            self.settle()
-        gone = self.gone.get(decision_id)
-        return gone.fate if gone is not None and self.watermark_ms < gone.forgotten_ms else None
-
-    def _admit(self, offset: int, decision: Decision) -> None:
-        own = decision.variant == self.config.variant
-        taught = self.config.teach_imported and decision.variant == IMPORTED
-        opened = OpenDecision(decision, offset, own, decision.event_time_ms + self.config.open_ms)
-        late = opened.closes_ms <= self.watermark_ms
+    def hold(self, key: Key, open_decision: bytes | bytearray, closes_ms: int, memory_offset: int, *, own: bool) -> None:
+        """Keep a decision open until the watermark is at `closes_ms`, W + L beyond it."""
+        self.open[key] = open_decision
+        self._closing.add(closes_ms, key, memory_offset)
         if not own:
-            self.ledger.of["decision"]["foreign"] += 1
-        elif late:
-            self.ledger.of["decision"]["late"] += 1
-        if late or not (own or taught):
-            self._let_go(opened)
-        else:
-            self.hold(opened)
+            self.num_taught += 1
 
-    def _join(self, opened: OpenDecision, kind: Speaking, spoken: Exposure | Feedback, append_time_ms: int, event: Event) -> None:
-        """Count one event on an open decision at once, but feedback on an own one: that is decided when it closes."""
-        fate = self._take(opened, spoken, append_time_ms, event)
-        if not opened.own:
-            self.ledger.of[kind]["foreign"] += 1
-        elif fate is not None:
-            self.ledger.of[kind][fate] += 1
+    def remember(self, key: Key, forgotten_ms: int, fate: str) -> None:
+        """Keep what became of a decision until the watermark is at `forgotten_ms`, 2 (W + L) beyond it."""
+        self.gone[fate][key] = forgotten_ms
+        self._forgetting.add(forgotten_ms, key)
 
-    def _take(self, opened: OpenDecision, spoken: Exposure | Feedback, append_time_ms: int, event: Event) -> str | None:
-        """Add one event to an open decision if it fits; its fate, None while that is open."""
-        slots = tuple(spoken.slots) if isinstance(spoken, Exposure) else (spoken.slot,)
-        if not opened.fits(spoken.decision_token, event.user_id, slots):
-            return "forged"
-        if event.event_time_ms > opened.closes_ms - self.config.lateness_ms:  # beyond its own event time + W
-            return "late"
-        if isinstance(spoken, Feedback):
-            said = Said(event.event_time_ms, event.event_id, spoken.slot, spoken.kind, spoken.value, append_time_ms)
-            opened.feedback.append(said)
-            return None
-        num_new = opened.show(slots, append_time_ms)
-        self.ledger.slots_shown += num_new
-        self.ledger.slots_repeated += len(slots) - num_new
-        return "joined"
+    def wait(self, key: Key, waiting: Waiting) -> None:
+        """Keep an event until its decision comes or the watermark has passed it by D."""
+        self.waiting.setdefault(key, []).append(waiting)
+        self._orphaning.add(waiting.expires_ms, key)
 
-    def _close(self, opened: OpenDecision) -> None:
-        verdict = opened.verdict()
-        if opened.own:
-            counts = self.ledger.of["feedback"]
+    def keep(self, closed: Example, memory_offset: int) -> None:
+        """Put an Example into the bucket of its decision's event time; `memory_offset`: as of which it needs user memory."""
+        index = closed.event_time_ms // self.config.bucket_ms
+        bucket = self.buckets.get(index)
+        if bucket is None:
+            bucket = self.buckets[index] = Bucket()
+        bucket.add(closed, memory_offset)
+
+    def least_memory_offset(self) -> int | None:
+        """As of which offset user memory is still needed, by decisions that are open or not yet taken; None without any."""
+        least = self._closing.least_offset(lambda key: memory_offset_of(self.open[key]))
+        least = min([least, *[bucket.least_memory_offset for bucket in self.buckets.values()]])
+        return None if least == NEVER_MS else least
+
+    # Time -------------------------------------------------------------------------------------------------------------
+
+    def _move(self, event_time_ms: int) -> None:
+        """Move the watermark: nothing more than D older than this is still to come. Then do what is due."""
+        watermark_ms = event_time_ms - self.config.disorder_ms
+        if watermark_ms <= self.watermark_ms:
+            return
+        self.watermark_ms = watermark_ms
+        if watermark_ms >= self._closing.next_ms:
+            for key in self._closing.pop(watermark_ms):
+                self._close(key)
+        if watermark_ms >= self._orphaning.next_ms:
+            for key in self._orphaning.pop(watermark_ms):
+                self._orphan(key)
+        if watermark_ms >= self._forgetting.next_ms:
+            for key in self._forgetting.pop(watermark_ms):
+                for known in self.gone.values():
+                    known.pop(key, None)
+
+    def _close(self, key: Key) -> None:
+        """Decide what an open decision and its events come to."""
+        open_decision = bytes(self.open.pop(key))
+        closed = Held.FromString(open_decision)
+        decision = closed.decision.decision
+        own = decision.variant == self._variant
+        said = heard(decision, closed.events, self.config.window_ms)
+        shown = said.shown()
+        verdict = said.verdict(shown) if said.said else NOTHING_SAID
+        self._count(said, verdict, len(shown), own=own)
+        event_time_ms = decision.event_time_ms
+        if shown:
+            at = open_decision, event_time_ms, decision.decision_id, self.partition, closed.offset
+            self.keep(Example(*at, own, *earned(shown, verdict.joined, self._rule)), closed.memory_offset)
+        self._let_go(key, event_time_ms + self._open_ms, "late" if own else "foreign")
+
+    def _count(self, said: Heard, verdict: Verdict, num_shown: int, *, own: bool) -> None:
+        """Write a closed decision into the books."""
+        ledger, num_marks, num_said = self.ledger, len(said.marks), len(said.said)
+        self.num_held["exposure"] -= num_marks
+        self.num_held["feedback"] -= num_said
+        ledger.slots_shown += num_shown
+        ledger.slots_repeated += sum([len(slots) for slots, _ in said.marks]) - num_shown
+        for kind, fate in said.misfits:
+            self.num_held[kind] -= 1
+            ledger.of[kind][fate if own else "foreign"] += 1
+        ledger.of["exposure"]["joined" if own else "foreign"] += num_marks
+        if not own:
+            self.num_taught -= 1
+            ledger.of["feedback"]["foreign"] += num_said
+            return
+        if num_said:
+            counts = ledger.of["feedback"]
             counts["joined"] += len(verdict.joined)
             counts["duplicate"] += verdict.num_duplicate
             counts["unexposed"] += verdict.num_unexposed
-            self.ledger.of["decision"]["unexposed"] += not opened.shown
-        if opened.shown:
-            self.keep(opened.example(verdict.joined, self.partition, self._rule))
-        self._let_go(opened)
+        if not num_shown:
+            ledger.of["decision"]["unexposed"] += 1
 
-    def _let_go(self, opened: OpenDecision) -> None:
-        forgotten_ms = opened.closes_ms + self.config.open_ms
+    def _let_go(self, key: Key, closes_ms: int, fate: str) -> None:
+        forgotten_ms = closes_ms + self._open_ms
         if forgotten_ms > self.watermark_ms:
-            self.remember(opened.decision.decision_id, Gone(forgotten_ms, "late" if opened.own else "foreign"))
+            self.remember(key, forgotten_ms, fate)
 
-    def _orphan(self, decision_id: str) -> None:
-        """Give up on the events whose time to wait is over; the others have a due date of their own or get one."""
-        events = self.waiting.pop(decision_id, [])
-        still = [waiting for waiting in events if self._orphan_ms(waiting.event) > self.watermark_ms]
-        for _, _, event in events:
-            if self._orphan_ms(event) <= self.watermark_ms:
-                self.ledger.of[_spoken(event)[0]]["orphan"] += 1
+    def _orphan(self, key: Key) -> None:
+        """Give up on the events whose time to wait is over."""
+        events = self.waiting.pop(key, ())
+        still = [waiting for waiting in events if waiting.expires_ms > self.watermark_ms]
+        for waiting in events:
+            if waiting.expires_ms <= self.watermark_ms:
+                self.ledger.of[waiting.kind]["orphan"] += 1
         if still:
-            self.waiting[decision_id] = still
-            self._orphaning.add(min(self._orphan_ms(waiting.event) for waiting in still), decision_id)
-
-    def _orphan_ms(self, event: Event) -> int:
-        return event.event_time_ms + self.config.disorder_ms
-
-
-def _spoken(event: Event) -> tuple[Speaking, Exposure | Feedback]:
-    """What speaks of a decision in this event, and which kind it is."""
-    if event.HasField("feedback"):
-        return "feedback", event.feedback
-    return "exposure", event.exposure
+            self.waiting[key] = still

@@ -1,16 +1,18 @@
-"""One decision while its attribution window is open, and the Example it closes into. Knows nothing of watermarks, logs or books."""
+"""One decision, what was said of it inside its attribution window, and the Example it makes. Knows nothing of watermarks or books."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import NamedTuple
 
-from streaming.proto.records_pb2 import Decision
+from streaming.events import Decision, Exposure, Record
+from streaming.proto.joiner_pb2 import Held
 from streaming.rewards import RewardRule, rule_named
 
 MAX_VALUE = 1e12
 """The largest magnitude a feedback value can have; what is beyond it, or no number, is quarantined."""
 _ONE_YEAR_MS = 366 * 24 * 3600 * 1000
-NOT_SHOWN_MS = 1 << 63  # later than any append time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,22 +51,42 @@ class JoinConfig:
         return self.window_ms + self.lateness_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A Decision whose window closed, with the slots shown (in order, from 0) and, aligned with them, rewards and feedback."""
+KindsAndValues = tuple[tuple[str, float], ...]
 
-    decision: Decision
+
+NO_FEEDBACK: KindsAndValues = ()
+Earned = tuple[tuple[int, ...], tuple[float, ...], tuple[KindsAndValues, ...], tuple[int, ...]]
+"""The last four fields of an Example."""
+
+
+class Joined(NamedTuple):
+    """The fields of an Example; rewards and feedback are aligned with the slots shown."""
+
+    held: bytes
+    """The decision and what was said of it, see held.py."""
+    event_time_ms: int
+    decision_id: str
     partition: int
     offset: int
     """Where the decision stands in the log."""
-    shown: tuple[int, ...]
-    rewards: tuple[float, ...]
-    feedback: tuple[tuple[tuple[str, float], ...], ...]
-    """Per shown slot (kind, value), by kind; each kind once."""
     own: bool
     """False: imported, it teaches context, likelihood and value but is no choice of this variant."""
+    shown: tuple[int, ...]
+    """Rising, from 0."""
+    rewards: tuple[float, ...]
+    feedback: tuple[KindsAndValues, ...]
+    """(kind, value) by kind; each kind once."""
     append_times_ms: tuple[int, ...]
     """When the records that made it were appended, rising: the first to show each slot (equal times once), and each joined feedback."""
+
+
+class Example(Joined):
+    """A Decision whose window closed. Its message, five times the size of its bytes, is there from when it is first asked for."""
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What was decided."""
+        return Held.FromString(self.held).decision.decision
 
 
 class Said(NamedTuple):
@@ -86,65 +108,75 @@ class Verdict(NamedTuple):
     num_unexposed: int
 
 
-@dataclass(slots=True, eq=False)
-class OpenDecision:
-    """What is known of one decision so far. Feedback is only kept: what counts is decided at the end, whatever came first."""
+NOTHING_SAID = Verdict([], 0, 0)
 
-    decision: Decision
-    offset: int
-    own: bool
-    closes_ms: int
-    """Its event time + W + L: when the watermark is there, it closes."""
-    shown: dict[int, int] = field(default_factory=dict)
-    """Slot → append time of the earliest record that showed it."""
-    feedback: list[Said] = field(default_factory=list)
 
-    def fits(self, decision_token: str, user_id: str, slots: Sequence[int]) -> bool:
-        """Whether an event can speak of this decision: same token, same user, slots inside the slate."""
-        decision = self.decision
-        return (
-            decision_token == decision.decision_token and user_id == decision.user_id and (not slots or max(slots) < len(decision.item_ids))
-        )
+class Heard(NamedTuple):
+    """What was said of one decision. What counts is decided when all of it is there, whatever came first."""
 
-    def show(self, slots: Sequence[int], append_time_ms: int) -> int:
-        """Mark slots as shown; the number of slots that were not shown before."""
-        shown, before = self.shown, len(self.shown)
-        for slot in slots:
-            if append_time_ms < shown.get(slot, NOT_SHOWN_MS):
-                shown[slot] = append_time_ms
-        return len(shown) - before
+    marks: list[tuple[list[int], int]]
+    """Slots that one exposure showed, and its append time."""
+    said: list[Said]
+    misfits: list[tuple[str, str]]
+    """Kind and fate of what does not fit the decision (token, user, slots) or comes after its window."""
 
-    def verdict(self) -> Verdict:
+    def shown(self) -> dict[int, int]:
+        """Slot → append time of the earliest record that showed it."""
+        shown: dict[int, int] = {}
+        for slots, append_time_ms in sorted(self.marks, key=itemgetter(1), reverse=True):
+            shown |= dict.fromkeys(slots, append_time_ms)
+        return shown
+
+    def verdict(self, shown: Mapping[int, int]) -> Verdict:
         """Which feedback counts: each event id once, each (slot, kind) once, and only on slots that were shown."""
         joined: list[Said] = []
         seen: set[str | tuple[int, str]] = set()
         num_duplicate = num_unexposed = 0
-        for said in sorted(self.feedback):
+        for said in sorted(self.said):
             keys = (said.event_id, (said.slot, said.kind))
             if not seen.isdisjoint(keys):
                 num_duplicate += 1
                 continue
             seen.update(keys)
-            if said.slot in self.shown:
+            if said.slot in shown:
                 joined.append(said)
             else:
                 num_unexposed += 1
         return Verdict(joined, num_duplicate, num_unexposed)
 
-    def example(self, joined: Sequence[Said], partition: int, rule: RewardRule) -> Example:
-        """The Example that `joined` and the slots shown make; `rule` sees the feedback of one slot at a time."""
-        by_slot: dict[int, dict[str, float]] = {}  # most slots get no feedback and are not in it
+
+def heard(decision: Decision, records: Iterable[Record], window_ms: int) -> Heard:
+    """What these exposures and feedback say of a decision."""
+    marks, all_said, misfits = out = Heard([], [], [])
+    token, user_id, num_slots = decision.decision_token, decision.user_id, len(decision.item_ids)
+    ends_ms = decision.event_time_ms + window_ms
+    for record in records:
+        event = record.event
+        shows = event.HasField("exposure")
+        spoken = event.exposure if shows else event.feedback
+        slots = spoken.slots[:] if isinstance(spoken, Exposure) else [spoken.slot]
+        if spoken.decision_token != token or event.user_id != user_id or (slots and max(slots) >= num_slots):
+            misfits.append(("exposure" if shows else "feedback", "forged"))
+        elif event.event_time_ms > ends_ms:
+            misfits.append(("exposure" if shows else "feedback", "late"))
+        elif isinstance(spoken, Exposure):
+            marks.append((slots, record.append_time_ms))
+        else:
+            said = Said(event.event_time_ms, event.event_id, spoken.slot, spoken.kind, spoken.value, record.append_time_ms)
+            all_said.append(said)
+    return out
+
+
+def earned(shown: Mapping[int, int], joined: Sequence[Said], rule: RewardRule) -> Earned:
+    """What the slots shown make of what was `joined`; `rule` sees the feedback of one slot at a time."""
+    slots = sorted(shown)
+    rewards, feedback, times_ms = [rule.default] * len(slots), [NO_FEEDBACK] * len(slots), list(set(shown.values()))
+    if joined:  # of most decisions there is nothing
+        times_ms += [said.append_time_ms for said in joined]
+        by_slot: dict[int, dict[str, float]] = {}
         for said in joined:
             by_slot.setdefault(said.slot, {})[said.kind] = said.value
-        shown = tuple(sorted(self.shown))
-        times = [*set(self.shown.values()), *[said.append_time_ms for said in joined]]
-        return Example(
-            decision=self.decision,
-            partition=partition,
-            offset=self.offset,
-            shown=shown,
-            rewards=tuple([rule(by_slot[slot]) if slot in by_slot else rule.default for slot in shown]),
-            feedback=tuple([tuple(sorted(by_slot[slot].items())) if slot in by_slot else () for slot in shown]),
-            own=self.own,
-            append_times_ms=tuple(sorted(times)),
-        )
+        for slot, kinds in by_slot.items():
+            at = slots.index(slot)
+            rewards[at], feedback[at] = rule(kinds), tuple(sorted(kinds.items()))
+    return tuple(slots), tuple(rewards), tuple(feedback), tuple(sorted(times_ms))

@@ -2,6 +2,7 @@
 
 from streaming.events import Decision, Event, Exposure, Feedback, Tick, encode
 from streaming.joiner import JoinConfig, Joiner
+from streaming.log import LogRecord
 
 W, L, D, M, FUTURE = 1000, 300, 200, 1000, 500
 CONFIG = JoinConfig(
@@ -53,7 +54,7 @@ class Bench:
     def put(self, *bodies, partition=0, append_time_ms=None):
         for body in bodies:
             value = body if isinstance(body, bytes) else encode(body, body.event_time_ms if append_time_ms is None else append_time_ms)
-            self.joiner.apply(partition, self.joiner.next_offset(partition), value)
+            self.joiner.apply(partition, [LogRecord(partition, self.joiner.next_offset(partition), b"", value)])
             assert not self.watch or self.joiner.books().balanced
         return self
 

@@ -274,8 +274,7 @@ class TestImport:
         events, _ = import_logs(sample.frames(until_ms=day_ms))
         joiner = Joiner(JoinConfig(variant="online", teach_imported=True), events.num_partitions)
         for partition in range(events.num_partitions):
-            for record in events.read(partition, 0, 10**9):
-                joiner.apply(partition, record.offset, record.value)
+            joiner.apply(partition, events.read(partition, 0, 10**9))
         examples = []
         while (bucket := joiner.take_bucket()) is not None:
             examples += bucket.examples

@@ -39,7 +39,8 @@ from recsys.features import (
 from recsys.live_model import LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig, View
 from recsys.policy import Asked, DrawingConfig, GenerativePolicy
-from streaming.events import Decision, Item, ItemChange
+from streaming.events import Decision, Item, ItemChange, encode
+from streaming.held import held
 from streaming.joiner import Example
 
 EXAMPLES = settings(max_examples=80, deadline=None)
@@ -54,7 +55,8 @@ def view_of(*item_ids: str) -> View:
 
 
 def example_of(decision: Decision, shown: tuple[int, ...], rewards: tuple[float, ...], *, offset: int = 5, own: bool = True) -> Example:
-    return Example(decision, 0, offset, shown, rewards, ((),) * len(shown), own, ())
+    where = (held(offset, offset, encode(decision, 0)), decision.event_time_ms, decision.decision_id, 0, offset)
+    return Example(*where, own, shown, rewards, ((),) * len(shown), ())
 
 
 def shelf_of(item_ids: list[str], alive_R: np.ndarray, ids_NK: np.ndarray | None = None) -> Shelf:

@@ -5,6 +5,7 @@ from joins import CONFIG, FUTURE, SLOTS, Bench, D, L, M, T, W, decision, outcome
 
 from streaming.events import Control, Event, Interaction, encode
 from streaming.joiner import MAX_VALUE, JoinConfig, Joiner
+from streaming.log import LogRecord
 
 # One decision ---------------------------------------------------------------------------------------------------------
 
@@ -111,6 +112,38 @@ def test_a_decision_id_reused_is_quarantined_and_the_first_one_stands():
     assert bench.fates("decisions") == {"trained": 1, "quarantined": 2, "late": 1}
 
 
+@pytest.mark.parametrize("variant", ["a", "b"])
+def test_a_decision_appended_twice_is_one_decision_and_a_copy(variant):
+    """A producer's retry: the same bytes, while the decision is open, when it closed, and until it is forgotten."""
+    once = Bench().put(decision(variant=variant), shown(0), said())
+    again = Bench().put(decision(variant=variant), decision(variant=variant), shown(0), said(), decision(variant=variant))
+    for bench in (once, again):
+        bench.put(tick(T + 2 * (W + L) - 1 + D))
+    again.put(decision(variant=variant))
+    assert [outcome(example) for example in again.end()] == [outcome(example) for example in once.end()]
+    assert (again.joiner.books().copies, again.joiner.books().quarantined) == (3, {})
+    assert again.fates("decisions") == {**once.fates("decisions"), "copies": 3}
+
+
+@pytest.mark.parametrize("other", [decision(t=T + 1), decision(user="thief"), decision(policy_version=7)], ids=["t", "user", "version"])
+def test_another_decision_under_the_id_of_an_open_one_is_no_copy(other):
+    bench = Bench().put(decision(), other)
+    assert (bench.joiner.books().copies, bench.joiner.books().quarantined) == (0, {"decision_id reused": 1})
+
+
+def test_what_is_said_under_the_token_of_another_decision_earns_nothing_there_or_here():
+    bench = Bench().put(decision(), shown(0), decision("e", user="v"), shown(0, name="e", user="v"))
+    bench.put(said(token="e.signed"), said(user="v", event_id="x"), said(token="e", user="v", event_id="y"))
+    assert [outcome(example) for example in bench.end()] == [{0: 0.0}, {0: 0.0}]
+    assert bench.fates() == {"forged": 3}
+
+
+def test_a_flood_of_clicks_on_one_decision_is_one_click():
+    bench = Bench(watch=False).put(decision(), shown(0), *[said(t=T + 1, event_id=f"{number:04}") for number in range(2000)])
+    assert [outcome(example) for example in bench.end()] == [{0: 1.0}]
+    assert bench.fates() == {"joined": 1, "duplicate": 1999}
+
+
 def test_foreign_decisions_and_what_speaks_of_them_are_counted_and_nothing_else():
     bench = Bench().put(said(t=T + 1), decision(variant="b"), shown(0), said(), decision("i", variant="imported"), said(name="i"))
     bench.put(shown(0, name="i"))
@@ -158,7 +191,7 @@ def test_what_cannot_be_read_is_quarantined_and_counted():
     }
     assert [q.offset for q in bench.joiner.quarantined] == [0, 1, 2, 3, 4, 5]
     for _ in range(1100):
-        bench.joiner.apply(0, bench.joiner.next_offset(0), b"")
+        bench.put(b"")
     assert (len(bench.joiner.quarantined), bench.joiner.books().quarantined["unreadable"]) == (1000, 1103)
 
 
@@ -178,7 +211,7 @@ def test_what_became_of_a_decision_is_forgotten_as_long_after_it_closed_as_it_wa
     bench = Bench(watch=settled).put(decision(), decision("f", variant="b"), tick(T + 2 * (W + L) - 2 + D), tick(watermark_ms + D))
     bench.put(said(), said(name="f"), decision(), decision("f", variant="b"))
     assert bench.fates() == ({"late": 1, "foreign": 1} if known else {"orphan": 2})
-    assert bench.fates("decisions") == {"unexposed": 1, **({"foreign": 1, "quarantined": 2} if known else {"foreign": 2, "late": 1})}
+    assert bench.fates("decisions") == {"unexposed": 1, **({"foreign": 1, "copies": 2} if known else {"foreign": 2, "late": 1})}
 
 
 @pytest.mark.parametrize(("watermark_ms", "waits"), [(T + D - 1, True), (T + D, False)])
@@ -210,6 +243,17 @@ def test_an_idle_partition_holds_the_others_until_it_is_ticked():
     assert (bench.take().examples, bench.joiner.watermark_ms) == ([], T - D)
     bench.put(tick(2 * T), partition=1)
     assert len(bench.take().examples) == 1
+
+
+@pytest.mark.parametrize("skew_ms", [-3_600_000, 3_600_000])
+def test_a_client_whose_clock_is_an_hour_off_earns_nothing_and_disturbs_nobody(skew_ms):
+    t = 2 * 3_600_000
+    bench = Bench().put(decision(t=t), shown(0, t=t), decision("e", t=t, user="v"), shown(0, name="e", t=t, user="v"))
+    bench.put(said(t=t + 10), said(name="e", t=t + 10 + skew_ms, user="v", event_id="skewed"), append_time_ms=t + 10)
+    bench.put(tick(2 * t)).take()
+    early = skew_ms < 0  # a slow clock says it clicked before it was asked: inside the window all the same
+    assert {example.decision_id: outcome(example)[0] for example in bench.examples} == {"d": 1.0, "e": float(early)}
+    assert bench.fates() == ({"joined": 2} if early else {"joined": 1, "quarantined": 1})
 
 
 def test_client_events_never_move_the_watermark():
@@ -295,9 +339,10 @@ def test_books_that_lost_a_record_do_not_balance():
 
 def test_an_offset_is_applied_once_and_gaps_are_no_matter():
     joiner = Joiner(CONFIG, 1)
-    joiner.apply(0, 7, encode(tick(T), T))
+    record = LogRecord(0, 7, b"", encode(tick(T), T))
+    joiner.apply(0, [record])
     with pytest.raises(ValueError, match="offset 7 was applied before; the next is 8"):
-        joiner.apply(0, 7, encode(tick(T), T))
+        joiner.apply(0, [record])
     assert joiner.next_offset(0) == 8
 
 
@@ -317,6 +362,22 @@ def test_a_config_out_of_range_names_the_value(wrong, message):
 
 
 def test_no_snapshot_is_refused():
-    for broken in (b"\xff", b""):
+    whole = Bench().put(decision(), shown(0)).joiner.snapshot()
+    for broken in (b"\xff", b"", whole[:10], whole[:-1], whole + b"\0", whole[:20] + b"\xff" * (len(whole) - 20)):
         with pytest.raises(ValueError, match="snapshot"):
             Joiner.restore(CONFIG, broken)
+
+
+def test_a_snapshot_of_another_schema_is_refused_by_its_number():
+    snapshot = Bench().joiner.snapshot()
+    with pytest.raises(ValueError, match="snapshot of schema 7; this program reads 2"):
+        Joiner.restore(CONFIG, snapshot[:6] + b"\7\0" + snapshot[8:])
+    with pytest.raises(ValueError, match="not a snapshot of a joiner of schema 2"):  # the first one was a bare message
+        Joiner.restore(CONFIG, b"\x08\x01\x22\x00")
+
+
+def test_parts_of_a_snapshot_stay_as_they_were():
+    bench = Bench(watch=False).put(decision(), shown(0), *[said(event_id=f"{number:0100}") for number in range(50)])
+    parts, whole = bench.joiner.snapshot_parts(), bench.joiner.snapshot()
+    bench.put(said(event_id="later"), decision("e"))
+    assert b"".join(parts) == whole != bench.joiner.snapshot()

@@ -10,6 +10,7 @@ from joins import CONFIG, SLOTS, Bench, D, L, T, W, decision, fingerprint, said,
 
 from streaming.events import encode
 from streaming.joiner import Joiner
+from streaming.log import LogRecord
 from streaming.rewards import rule_named
 
 PARTITIONS = 2
@@ -190,6 +191,23 @@ def test_a_joiner_restored_anywhere_goes_on_as_if_nothing_had_been(log, cut, see
     assert [fingerprint(e) for e in parted.end()] == [fingerprint(e) for e in whole.end()]
     assert parted.joiner.snapshot() == whole.joiner.snapshot()
     assert parted.joiner.trained_through_ms == whole.joiner.trained_through_ms
+
+
+@settings(max_examples=150, deadline=None)
+@given(chaos(), st.lists(st.integers(1, 30), min_size=60, max_size=60))
+def test_polls_of_any_size_come_to_the_same_bytes(log, sizes):
+    one_by_one, polled = Joiner(BRIEF, PARTITIONS), Joiner(BRIEF, PARTITIONS)
+    for partition in range(PARTITIONS):
+        values = [value for p, value in log if p == partition]
+        records = [LogRecord(partition, offset, b"", value) for offset, value in enumerate(values)]
+        for record in records:
+            one_by_one.apply(partition, [record])
+            assert one_by_one.books().balanced
+        for size in sizes:
+            polled.apply(partition, records[:size])
+            records = records[size:]
+    assert polled.snapshot() == one_by_one.snapshot()
+    assert polled.books() == one_by_one.books()
 
 
 @settings(max_examples=400, deadline=None)

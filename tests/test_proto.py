@@ -154,7 +154,7 @@ def messages_of(message: Descriptor) -> list[Descriptor]:
 
 
 def test_no_package_name_changes() -> None:
-    assert [file.package for file in (RECOMMENDER, RECORDS, JOINER)] == ["recsys.v1", "recsys.records.v1", "recsys.joiner.v1"]
+    assert [file.package for file in (RECOMMENDER, RECORDS, JOINER)] == ["recsys.v1", "recsys.records.v1", "recsys.joiner.v2"]
 
 
 @pytest.mark.parametrize("broken", ["", "ff", "0801", "080210b9602a020805", "10b9602a020805"])

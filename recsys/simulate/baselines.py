@@ -43,8 +43,8 @@ class Pupil:
         for partition in range(self._log.num_partitions):
             self._memory.keep_from[partition] = self._joiner.min_open_memory_offset(partition)
             while records := self._log.read(partition, self._joiner.next_offset(partition)):
+                self._joiner.apply(partition, records)
                 for record in records:
-                    self._joiner.apply(partition, record.offset, record.value)
                     self._memory.apply(partition, record.offset, decode(record.value))
         while (bucket := self._joiner.take_bucket()) is not None:
             self._policy.learn(bucket.examples, self._memory)

@@ -64,8 +64,8 @@ def _until_tick(log: EventLog, partition: int, tick_ms: int) -> list[LogRecord]:
 
 def _taught(join: JoinConfig, events: Sequence[LogRecord]) -> frozenset[str]:
     joiner = Joiner(join, PARTITIONS)
-    for partition, offset, _, value in events:
-        joiner.apply(partition, offset, value)
+    for partition in range(PARTITIONS):
+        joiner.apply(partition, [found for found in events if found.partition == partition])
     taught: set[str] = set()
     while (bucket := joiner.take_bucket()) is not None:
         taught |= {example.decision.decision_id for example in bucket.examples if example.own and example.decision.policy_version}

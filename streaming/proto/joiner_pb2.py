@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from streaming.proto import records_pb2 as streaming_dot_proto_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstreaming/proto/joiner.proto\x12\x10recsys.joiner.v1\"\x9e\x01\n\x0bJoinerState\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12\x1a\n\x12trained_through_ms\x18\x02 \x01(\x03\x12\x34\n\npartitions\x18\x03 \x03(\x0b\x32 .recsys.joiner.v1.PartitionState\x12-\n\x06ledger\x18\x04 \x01(\x0b\x32\x1d.recsys.joiner.v1.LedgerState\"\xf3\x01\n\x0ePartitionState\x12\x13\n\x0bnext_offset\x18\x01 \x01(\x03\x12\x14\n\x0cwatermark_ms\x18\x02 \x01(\x03\x12)\n\x04open\x18\x03 \x03(\x0b\x32\x1b.recsys.joiner.v1.OpenState\x12)\n\x04gone\x18\x04 \x03(\x0b\x32\x1b.recsys.joiner.v1.GoneState\x12/\n\x07waiting\x18\x05 \x03(\x0b\x32\x1e.recsys.joiner.v1.WaitingState\x12/\n\x07untaken\x18\x06 \x03(\x0b\x32\x1e.recsys.joiner.v1.ExampleState\"\x97\x01\n\tOpenState\x12\x10\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0b\n\x03own\x18\x03 \x01(\x08\x12\r\n\x05shown\x18\x04 \x03(\r\x12\x1d\n\x15shown_append_times_ms\x18\x05 \x03(\x03\x12-\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x06 \x03(\x0b\x32\x1b.recsys.joiner.v1.SaidState\"w\n\tSaidState\x12\x15\n\revent_time_ms\x18\x01 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\r\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x01\x12\x16\n\x0e\x61ppend_time_ms\x18\x06 \x01(\x03\"D\n\tGoneState\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66orgotten_ms\x18\x02 \x01(\x03\x12\x0c\n\x04\x66\x61te\x18\x03 \x01(\t\"E\n\x0cWaitingState\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x16\n\x0e\x61ppend_time_ms\x18\x02 \x01(\x03\x12\r\n\x05\x65vent\x18\x03 \x01(\x0c\"\x82\x01\n\x0c\x45xampleState\x12\x10\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0b\n\x03own\x18\x03 \x01(\x08\x12*\n\x05shown\x18\x04 \x03(\x0b\x32\x1b.recsys.joiner.v1.SlotState\x12\x17\n\x0f\x61ppend_times_ms\x18\x05 \x03(\x03\"H\n\tSlotState\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06reward\x18\x02 \x01(\x01\x12\r\n\x05kinds\x18\x03 \x03(\t\x12\x0e\n\x06values\x18\x04 \x03(\x01\"\xeb\x02\n\x0bLedgerState\x12\x31\n\x02of\x18\x01 \x03(\x0b\x32%.recsys.joiner.v1.LedgerState.OfEntry\x12\x13\n\x0bslots_shown\x18\x02 \x01(\x03\x12\x16\n\x0eslots_repeated\x18\x03 \x01(\x03\x12\x0e\n\x06taught\x18\x04 \x01(\x03\x12;\n\x07reasons\x18\x05 \x03(\x0b\x32*.recsys.joiner.v1.LedgerState.ReasonsEntry\x12\x37\n\x0bquarantined\x18\x06 \x03(\x0b\x32\".recsys.joiner.v1.QuarantinedState\x1a\x46\n\x07OfEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.recsys.joiner.v1.KindState:\x02\x38\x01\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"s\n\tKindState\x12\x37\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\'.recsys.joiner.v1.KindState.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"U\n\x10QuarantinedState\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstreaming/proto/joiner.proto\x12\x10recsys.joiner.v2\x1a\x1dstreaming/proto/records.proto\"\x8e\x01\n\x0bJoinerState\x12\x1a\n\x12trained_through_ms\x18\x01 \x01(\x03\x12\x34\n\npartitions\x18\x02 \x03(\x0b\x32 .recsys.joiner.v2.PartitionState\x12-\n\x06ledger\x18\x03 \x01(\x0b\x32\x1d.recsys.joiner.v2.LedgerState\"\x85\x01\n\x04Held\x12\x15\n\rmemory_offset\x18\x01 \x01(\x10\x12\x0e\n\x06offset\x18\x02 \x01(\x10\x12+\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32\x19.recsys.records.v1.Record\x12)\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x19.recsys.records.v1.Record\"\xdc\x01\n\x0ePartitionState\x12\x13\n\x0bnext_offset\x18\x01 \x01(\x03\x12\x14\n\x0cwatermark_ms\x18\x02 \x01(\x03\x12\x12\n\nopen_sizes\x18\x03 \x03(\r\x12)\n\x04gone\x18\x04 \x03(\x0b\x32\x1b.recsys.joiner.v2.GoneState\x12/\n\x07waiting\x18\x05 \x03(\x0b\x32\x1e.recsys.joiner.v2.WaitingState\x12/\n\x07untaken\x18\x06 \x03(\x0b\x32\x1e.recsys.joiner.v2.ExampleState\"O\n\tGoneState\x12\x0c\n\x04\x66\x61te\x18\x01 \x01(\t\x12\x0f\n\x07numbers\x18\x02 \x01(\x0c\x12\r\n\x05names\x18\x03 \x03(\t\x12\x14\n\x0c\x66orgotten_ms\x18\x04 \x03(\x03\".\n\x0cWaitingState\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0e\n\x06record\x18\x02 \x01(\x0c\"n\n\x0c\x45xampleState\x12\x0c\n\x04held\x18\x01 \x01(\x0c\x12\x0b\n\x03own\x18\x02 \x01(\x08\x12*\n\x05shown\x18\x03 \x03(\x0b\x32\x1b.recsys.joiner.v2.SlotState\x12\x17\n\x0f\x61ppend_times_ms\x18\x04 \x03(\x03\"H\n\tSlotState\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06reward\x18\x02 \x01(\x01\x12\r\n\x05kinds\x18\x03 \x03(\t\x12\x0e\n\x06values\x18\x04 \x03(\x01\"\xfb\x02\n\x0bLedgerState\x12\x31\n\x02of\x18\x01 \x03(\x0b\x32%.recsys.joiner.v2.LedgerState.OfEntry\x12\x13\n\x0bslots_shown\x18\x02 \x01(\x03\x12\x16\n\x0eslots_repeated\x18\x03 \x01(\x03\x12\x0e\n\x06taught\x18\x04 \x01(\x03\x12;\n\x07reasons\x18\x05 \x03(\x0b\x32*.recsys.joiner.v2.LedgerState.ReasonsEntry\x12\x37\n\x0bquarantined\x18\x06 \x03(\x0b\x32\".recsys.joiner.v2.QuarantinedState\x12\x0e\n\x06\x63opies\x18\x07 \x01(\x03\x1a\x46\n\x07OfEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.recsys.joiner.v2.KindState:\x02\x38\x01\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"s\n\tKindState\x12\x37\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\'.recsys.joiner.v2.KindState.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"U\n\x10QuarantinedState\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,32 +38,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEDGERSTATE_REASONSENTRY']._serialized_options = b'8\001'
   _globals['_KINDSTATE_COUNTSENTRY']._loaded_options = None
   _globals['_KINDSTATE_COUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_JOINERSTATE']._serialized_start=51
-  _globals['_JOINERSTATE']._serialized_end=209
-  _globals['_PARTITIONSTATE']._serialized_start=212
-  _globals['_PARTITIONSTATE']._serialized_end=455
-  _globals['_OPENSTATE']._serialized_start=458
-  _globals['_OPENSTATE']._serialized_end=609
-  _globals['_SAIDSTATE']._serialized_start=611
-  _globals['_SAIDSTATE']._serialized_end=730
-  _globals['_GONESTATE']._serialized_start=732
-  _globals['_GONESTATE']._serialized_end=800
-  _globals['_WAITINGSTATE']._serialized_start=802
-  _globals['_WAITINGSTATE']._serialized_end=871
-  _globals['_EXAMPLESTATE']._serialized_start=874
-  _globals['_EXAMPLESTATE']._serialized_end=1004
-  _globals['_SLOTSTATE']._serialized_start=1006
-  _globals['_SLOTSTATE']._serialized_end=1078
-  _globals['_LEDGERSTATE']._serialized_start=1081
-  _globals['_LEDGERSTATE']._serialized_end=1444
-  _globals['_LEDGERSTATE_OFENTRY']._serialized_start=1326
-  _globals['_LEDGERSTATE_OFENTRY']._serialized_end=1396
-  _globals['_LEDGERSTATE_REASONSENTRY']._serialized_start=1398
-  _globals['_LEDGERSTATE_REASONSENTRY']._serialized_end=1444
-  _globals['_KINDSTATE']._serialized_start=1446
-  _globals['_KINDSTATE']._serialized_end=1561
-  _globals['_KINDSTATE_COUNTSENTRY']._serialized_start=1516
-  _globals['_KINDSTATE_COUNTSENTRY']._serialized_end=1561
-  _globals['_QUARANTINEDSTATE']._serialized_start=1563
-  _globals['_QUARANTINEDSTATE']._serialized_end=1648
+  _globals['_JOINERSTATE']._serialized_start=82
+  _globals['_JOINERSTATE']._serialized_end=224
+  _globals['_HELD']._serialized_start=227
+  _globals['_HELD']._serialized_end=360
+  _globals['_PARTITIONSTATE']._serialized_start=363
+  _globals['_PARTITIONSTATE']._serialized_end=583
+  _globals['_GONESTATE']._serialized_start=585
+  _globals['_GONESTATE']._serialized_end=664
+  _globals['_WAITINGSTATE']._serialized_start=666
+  _globals['_WAITINGSTATE']._serialized_end=712
+  _globals['_EXAMPLESTATE']._serialized_start=714
+  _globals['_EXAMPLESTATE']._serialized_end=824
+  _globals['_SLOTSTATE']._serialized_start=826
+  _globals['_SLOTSTATE']._serialized_end=898
+  _globals['_LEDGERSTATE']._serialized_start=901
+  _globals['_LEDGERSTATE']._serialized_end=1280
+  _globals['_LEDGERSTATE_OFENTRY']._serialized_start=1162
+  _globals['_LEDGERSTATE_OFENTRY']._serialized_end=1232
+  _globals['_LEDGERSTATE_REASONSENTRY']._serialized_start=1234
+  _globals['_LEDGERSTATE_REASONSENTRY']._serialized_end=1280
+  _globals['_KINDSTATE']._serialized_start=1282
+  _globals['_KINDSTATE']._serialized_end=1397
+  _globals['_KINDSTATE_COUNTSENTRY']._serialized_start=1352
+  _globals['_KINDSTATE_COUNTSENTRY']._serialized_end=1397
+  _globals['_QUARANTINEDSTATE']._serialized_start=1399
+  _globals['_QUARANTINEDSTATE']._serialized_end=1484
 # @@protoc_insertion_point(module_scope)
