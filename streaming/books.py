@@ -93,11 +93,12 @@ class Books:
     def as_dict(self) -> dict[str, object]:
         """For the dashboard and for JSON."""
         return {
-            "decisions": {**self.decisions, "copies": self.copies},
+            "decisions": dict(self.decisions),
             "feedback": dict(self.feedback),
             "exposures": {**self.exposures, "slots_shown": self.slots_shown, "slots_repeated": self.slots_repeated},
             "interactions": self.interactions,
             "taught": self.taught,
+            "copies": self.copies,
             "quarantined": dict(self.quarantined),
             "balanced": self.balanced,
         }
