@@ -80,8 +80,9 @@ class Beginning:
         joiner, memory = Joiner(self.config.join, self.log.num_partitions), Memory(self.config.memory, self.log.num_partitions)
         memory.keep_from = [0] * self.log.num_partitions
         for partition, end in enumerate(self.log.end_offsets()):
-            for record in self.log.read(partition, 0, end):
-                joiner.apply(partition, record.offset, record.value)
+            records = self.log.read(partition, 0, end)
+            joiner.apply(partition, records)
+            for record in records:
                 memory.apply(partition, record.offset, decode(record.value))
         examples: list[Example] = []
         while (bucket := joiner.take_bucket()) is not None:
