@@ -3,7 +3,6 @@
 Knows nothing of policies, models or logs: requests come out, slates go in, events come out.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,19 +11,20 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from recsys.audience import Asked, WorldConfig, answer, baits_of, event_id, flooders_of
 from recsys.click_model import ClickModelConfig, Floats, Ints, SampleFrames, sigmoid
 from recsys.truth import SampleTruthConfig, Truth, hash_share, sample_truth, toy_truth
-from streaming.events import Event, Exposure, Feedback, Interaction, Item
+from streaming.events import Event, Interaction, Item
 from streaming.proto.recommender_pb2 import RecommendRequest, RecommendResponse
+
+__all__ = ["KnownWorld", "SimulatedWorld", "Turn", "World", "WorldConfig", "sample_world", "toy_world"]
 
 MINUTE_MS = 60_000
 _ORGANIC_KIND = "watch"
+BAIT_CLICKED, BAIT_REGRET = 0.7, 0.9
+"""Click bait is clicked so often, and a click on it so often disliked."""
 _CHOICES = 20
 """So many items come a user's way for each that he watches on his own."""
-_LIKE_SHARE = 0.06
-"""Of the clicks; KuaiRand: 1.7 % of exposures against 45 % of clicks."""
-_DISLIKED_BELOW, _DISLIKE_SHARE = 0.05, 0.05
-"""Somebody shown what he has less than this probability to click says so this often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,49 +66,6 @@ class KnownWorld(World, Protocol):
         """The slate with the highest expected reward for this user."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorldConfig:
-    """How a simulated world behaves; the truth says what its users like."""
-
-    seed: int = 0
-    minutes: int = 180
-    decisions_per_minute: float = 170.0
-    slate_size: int = 10
-    organic_per_minute: float = 20.0
-    drift: float = 1.0
-    """0 = tastes and trends stand still, 1 = they move all the way."""
-    new_items: float = 0.1
-    """Share of the catalogue that arrives during the run, chosen by hash of the id."""
-    retired_items: float = 0.01
-    freshness: float = 0.5
-    """Logits that a new item gains on arrival; they fade with a mean life of 30 minutes."""
-    position_bias: float = 0.1
-    """A click in slot k (from 0) is (k + 1)^-position_bias times as likely as in the first."""
-    attention: float = 0.94
-    """The probability of looking one slot further."""
-    ignored: float = 0.03
-    """Share of the slates of which nothing is exposed."""
-    lost: float = 0.01
-    """Share of the events that never arrive."""
-    late: float = 0.01
-    """Share of the clicks that come after the attribution window of 60 s."""
-
-    def __post_init__(self) -> None:
-        _check_range(self, ("drift", "new_items", "retired_items", "attention", "ignored", "lost", "late"), 0.0, 1.0)
-        _check_range(self, ("position_bias", "freshness"), 0.0, 5.0)
-        _check_range(self, ("minutes", "slate_size", "decisions_per_minute"), 1, 1_000_000)
-        _check_range(self, ("seed", "organic_per_minute"), 0, 2**32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """The request that waits for its slate: the user's `turn`-th."""
-
-    turn: int
-    user: int
-    event_time_ms: int
-
-
 class SimulatedWorld:
     """A KnownWorld of a Truth.
 
@@ -124,13 +81,19 @@ class SimulatedWorld:
         self._arrives_ms, self._retires_ms = self._schedule()
         self._changes = self._sorted_changes()
         self._tab = truth.tab_shares.argmax(axis=1)
+        self._stays_min = self._visits()
+        self._away = np.array([hash_share(f"away {user_id}") < config.away for user_id in truth.user_ids], bool)
+        self._flooders = flooders_of(truth.user_ids, config.flooders)
+        self._baits = baits_of(truth.items, config.bait)
+        there = self._arrives_ms <= truth.start_ms
+        self._flooded = int(np.argmax(there * [hash_share(f"flooded {item_id}") for item_id in self._item_ids]))
         self._cumulative_activity = np.cumsum(truth.activity)
         self._cumulative_tabs = np.cumsum(truth.tab_shares, axis=1)
         self._now_ms = truth.start_ms
         self._minute = 0
         self._turns_of_user = np.zeros(len(truth.user_ids), np.int64)
         self._turns: deque[tuple[Turn, int, int]] = deque()
-        self._asked: dict[str, _Asked] = {}
+        self._asked: dict[str, Asked] = {}
         """By request id, the turns of this minute that wait for their slates."""
         self._last_request = ""
         self._move_to(0)
@@ -138,6 +101,10 @@ class SimulatedWorld:
     def catalog(self) -> list[Item]:
         """The items there are at the start."""
         return [item for item, arrives_ms in zip(self._truth.items, self._arrives_ms, strict=True) if arrives_ms <= self._truth.start_ms]
+
+    def users(self) -> list[str]:
+        """The users there are at the start."""
+        return [self._truth.user_ids[user] for user in np.flatnonzero(self._is_here(0))]
 
     def next_turn(self) -> Turn | None:
         """See World. Every minute ends with a turn without a request, so that time goes on where nobody asks."""
@@ -152,7 +119,7 @@ class SimulatedWorld:
         self._now_ms = turn.event_time_ms
         self._last_request = turn.request.request_id if turn.request is not None else ""
         if turn.request is not None:
-            asked = _Asked(turn=int(self._turns_of_user[user]), user=user, event_time_ms=turn.event_time_ms)
+            asked = Asked(turn=int(self._turns_of_user[user]), user=user, user_id=turn.request.user_id, event_time_ms=turn.event_time_ms)
             self._asked[turn.request.request_id] = asked
             self._turns_of_user[user] += 1
             self._tab[user] = tab
@@ -170,7 +137,9 @@ class SimulatedWorld:
         items = np.array([self._item_index.get(slot.item_id, -1) for slot in decision.slots], dtype=np.int64)
         if items.size == 0:
             return []
-        return _answer(decision, asked, items, self._click_probability(asked.user, items, np.arange(items.size)), self._config, self._truth)
+        probability = self._click_probability(asked.user, items, np.arange(items.size))
+        regret = np.where((items >= 0) & self._baits[items], BAIT_REGRET, 0.0)
+        return answer(decision, asked, items, probability, regret, self._config)
 
     def upserts(self) -> list[tuple[int, Item]]:
         """See KnownWorld."""
@@ -186,11 +155,13 @@ class SimulatedWorld:
     def expected_reward(self, user_id: str, item_ids: Sequence[str], slot: ArrayLike) -> Floats:
         """See KnownWorld; on the tab where the user was last. KeyError for a user the world doesn't have; unknown items get 0."""
         items = np.array([self._item_index.get(item_id, -1) for item_id in item_ids], dtype=np.int64)
-        return self._click_probability(self._user_index[user_id], items, np.asarray(slot))
+        worth = np.where((items >= 0) & self._baits[items], 1 - BAIT_REGRET * self._config.dislike_cost, 1.0)
+        return self._click_probability(self._user_index[user_id], items, np.asarray(slot)) * worth
 
     def best_slate(self, user_id: str, slate_size: int, exclude_item_ids: Collection[str] = ()) -> list[str]:
         """See KnownWorld. KeyError for a user the world doesn't have."""
-        logits = np.where(self._alive(), self._truth.factors @ self._tastes[self._user_index[user_id]] + self._item_logits, -np.inf)
+        appeal = self._truth.factors @ self._tastes[self._user_index[user_id]] + self._item_logits
+        logits = np.where(self._alive() & ~self._baits, appeal, -np.inf)
         logits[[self._item_index[item_id] for item_id in exclude_item_ids if item_id in self._item_index]] = -np.inf
         size = min(slate_size, int(np.isfinite(logits).sum()))
         best = np.argpartition(-logits, size - 1)[:size] if size else np.zeros(0, dtype=np.int64)
@@ -219,8 +190,23 @@ class SimulatedWorld:
         progress = minute / config.minutes
         age_min = (truth.start_ms + minute * MINUTE_MS - self._arrives_ms) / MINUTE_MS
         fresh = np.where(self._arrives_ms > truth.start_ms, config.freshness * np.exp(-np.maximum(age_min, 0) / 30), 0.0)
+        self._cumulative_activity = np.cumsum(truth.activity * self._is_here(minute))
         self._tastes = truth.tastes_at(progress, config.drift)
         self._item_logits = truth.item_logits_at(progress, config.drift) + fresh
+
+    def _visits(self) -> Floats:
+        """When each user comes and goes, world minutes, (users, 2); most worlds' users are there from first to last."""
+        config, user_ids = self._config, self._truth.user_ids
+        is_new = np.array([hash_share(f"new {user_id}") < config.new_users for user_id in user_ids], bool)
+        first = np.random.default_rng([config.seed, 3]).random(len(user_ids)) * config.minutes
+        stays = np.stack([first, first + config.visit_minutes], axis=1)
+        return np.where(is_new[:, None], stays, [-1.0, np.inf])
+
+    def _is_here(self, minute: int) -> NDArray[np.bool_]:
+        """Who may ask in this minute."""
+        progress = minute / self._config.minutes
+        away = self._away & (1 / 8 <= progress < 7 / 8)
+        return (self._stays_min[:, 0] <= minute) & (minute < self._stays_min[:, 1]) & ~away
 
     def _alive(self) -> NDArray[np.bool_]:
         return (self._arrives_ms <= self._now_ms) & (self._now_ms < self._retires_ms)
@@ -229,6 +215,9 @@ class SimulatedWorld:
         truth = self._truth
         base = truth.base + truth.user_bias[user] + truth.tab_bias[self._tab[user]]
         probability = sigmoid(base + self._item_logits[items] + truth.factors[items] @ self._tastes[user])
+        probability = np.where(self._baits[items], BAIT_CLICKED, probability)
+        if self._flooders[user]:
+            probability = np.where(items == self._flooded, 1.0, 0.0)
         there = (items >= 0) & (self._arrives_ms[items] <= self._now_ms) & (self._now_ms < self._retires_ms[items])
         return np.asarray(np.where(there, probability, 0.0) * (slots + 1.0) ** -self._config.position_bias)
 
@@ -241,12 +230,14 @@ class SimulatedWorld:
         users = self._draw_users(rng, times_ms.size)
         tabs = (self._cumulative_tabs[users] < rng.random(times_ms.size)[:, None]).sum(axis=1).clip(max=len(truth.tabs) - 1)
         organic = deque(self._organic_of_minute(rng, begin_ms))
+        names = [str(place) for place in range(times_ms.size)]
+        asked = list(zip(times_ms.tolist(), names, users.tolist(), tabs.tolist(), strict=True))
         turns = []
-        for place, (time_ms, user, tab) in enumerate(zip(times_ms.tolist(), users.tolist(), tabs.tolist(), strict=True)):
+        for time_ms, name, user, tab in sorted([*asked, *self._floods_of_minute(minute, begin_ms)]):
             request = RecommendRequest(
                 user_id=truth.user_ids[user],
                 slate_size=config.slate_size,
-                request_id=f"{config.seed}-{minute}-{place}",
+                request_id=f"{config.seed}-{minute}-{name}",
                 context={"tab": truth.tabs[tab]},
                 event_time_ms=time_ms,
             )
@@ -254,6 +245,15 @@ class SimulatedWorld:
         end_ms = begin_ms + MINUTE_MS - 1
         turns.append((Turn(event_time_ms=end_ms, organic=_taken_until(organic, end_ms)), -1, -1))
         return turns
+
+    def _floods_of_minute(self, minute: int, begin_ms: int) -> list[tuple[int, str, int, int]]:
+        """(time, name, user, tab) of what flooders ask beside their share of the rest."""
+        flooders = np.flatnonzero(self._flooders)
+        if not flooders.size:
+            return []
+        rng = np.random.default_rng([self._config.seed, 4, minute])
+        times_ms = begin_ms + rng.integers(0, MINUTE_MS - 1, rng.poisson(self._config.floods_per_minute))
+        return [(int(time_ms), f"f{place}", int(rng.choice(flooders)), 0) for place, time_ms in enumerate(times_ms)]
 
     def _draw_users(self, rng: np.random.Generator, number: int) -> Ints:
         drawn = np.searchsorted(self._cumulative_activity, rng.random(number) * self._cumulative_activity[-1], side="right")
@@ -269,7 +269,7 @@ class SimulatedWorld:
         chosen = offered[np.arange(number), (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)]
         return [
             Event(
-                event_id=_event_id("organic", self._config.seed, time_ms, place),
+                event_id=event_id("organic", self._config.seed, time_ms, place),
                 user_id=self._truth.user_ids[user],
                 event_time_ms=time_ms,
                 interaction=Interaction(item_id=self._item_ids[item], kind=_ORGANIC_KIND, value=1.0),
@@ -290,72 +290,8 @@ def toy_world(config: WorldConfig | None = None) -> SimulatedWorld:
     return SimulatedWorld(toy_truth(), config or WorldConfig(minutes=20, decisions_per_minute=40.0, organic_per_minute=5.0, slate_size=5))
 
 
-def _answer(decision: RecommendResponse, asked: _Asked, items: Ints, probability: Floats, config: WorldConfig, truth: Truth) -> list[Event]:
-    """What the user sees and does, in time order: shown after 0.3–2 s, clicked 1–40 s later or, rarely, after the window."""
-    key = int.from_bytes(hashlib.sha256(f"{config.seed}|{asked.user}|{asked.turn}".encode()).digest()[:8])
-    # The place of an item that doesn't exist stands for the slate as a whole.
-    ignored, looked, shown_after, shown_lost = _uniform(key, np.array([len(truth.items)]), 4)[:, 0]
-    if ignored < config.ignored:
-        return []
-    depth = (
-        1 + int(np.log(max(looked, 1e-12)) / np.log(config.attention))
-        if 0 < config.attention < 1
-        else 1 + int(config.attention) * items.size
-    )
-    click, click_after, late, like, react_after, dislike, click_lost, react_lost = _uniform(key, items, 8)
-    shown_ms = asked.event_time_ms + int(300 + 1700 * shown_after)
-    exposed = np.arange(items.size) < depth
-    clicked = exposed & (click < probability)
-    click_ms = shown_ms + (1000 + 39_000 * click_after**2 + np.where(late < config.late, 60_000 + 60_000 * react_after, 0)).astype(np.int64)
-    react_ms = (1000 + 7000 * react_after).astype(np.int64)
-    disliked = exposed & ~clicked & (probability < _DISLIKED_BELOW) & (dislike < _DISLIKE_SHARE)
-    slots = np.flatnonzero(exposed).tolist()
-    told: list[tuple[int, Exposure | Feedback]] = []
-    if shown_lost >= config.lost:
-        told.append((shown_ms, Exposure(decision_token=decision.decision_token, slots=slots)))
-    for kind, did, time_ms, lost in (
-        ("click", clicked, click_ms, click_lost),
-        ("like", clicked & (like < _LIKE_SHARE), click_ms + react_ms, react_lost),
-        ("dislike", disliked, shown_ms + react_ms, react_lost),
-    ):
-        for slot in np.flatnonzero(did & (lost >= config.lost)).tolist():
-            told.append((int(time_ms[slot]), Feedback(decision_token=decision.decision_token, slot=slot, kind=kind, value=1.0)))
-    return [_event(decision, truth.user_ids[asked.user], time_ms, body) for time_ms, body in sorted(told, key=_time_of)]
-
-
-def _time_of(told: tuple[int, Exposure | Feedback]) -> int:
-    return told[0]
-
-
-def _event(decision: RecommendResponse, user_id: str, time_ms: int, body: Exposure | Feedback) -> Event:
-    if isinstance(body, Exposure):
-        return Event(event_id=_event_id(decision.decision_id, "exposure"), user_id=user_id, event_time_ms=time_ms, exposure=body)
-    event_id = _event_id(decision.decision_id, body.kind, body.slot)
-    return Event(event_id=event_id, user_id=user_id, event_time_ms=time_ms, feedback=body)
-
-
-def _event_id(*parts: object) -> str:
-    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:32]
-
-
 def _taken_until(events: deque[Event], time_ms: int) -> tuple[Event, ...]:
     taken = []
     while events and events[0].event_time_ms <= time_ms:
         taken.append(events.popleft())
     return tuple(taken)
-
-
-def _uniform(key: int, items: Ints, number: int) -> Floats:
-    """`number` × items draws in [0, 1) that depend on key and item only: the finaliser of SplitMix64 (Steele et al. 2014)."""
-    steps = np.arange(1, number + 1, dtype=np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
-    # An item can be -1 (unknown); as unsigned it is just another number.
-    mixed = (items.astype(np.uint64) * np.uint64(0xD1342543DE82EF95) ^ np.uint64(key)) + steps
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53)
-
-
-def _check_range(config: WorldConfig, names: Sequence[str], low: float, high: float) -> None:
-    for name in names:
-        if not low <= getattr(config, name) <= high:
-            raise ValueError(f"{name} is {getattr(config, name)}; {low:g}..{high:g}")

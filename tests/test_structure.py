@@ -38,6 +38,7 @@ policy
 features
 memory
 worlds datasets sequences
+audience
 truth tables semantic_ids
 imports options
 click_model

@@ -15,7 +15,7 @@ from recsys.simulate.diary import Record
 from recsys.simulate.measures import Records
 from recsys.simulate.run import Run
 from recsys.simulate.stage import Beginning, Stage
-from recsys.simulate.variants import VARIANTS
+from recsys.simulate.variants import RECIPES
 from recsys.simulate.worlds import Population
 
 LOG = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ class Plan:
     variants: Sequence[str]
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.variants if name not in VARIANTS]
+        unknown = [name for name in self.variants if name not in RECIPES]
         if unknown:
-            raise ValueError(f"--variants names {unknown[0]!r}; it must be of {', '.join(VARIANTS)}")
+            raise ValueError(f"--variants names {unknown[0]!r}; it must be of {', '.join(RECIPES)}")
 
 
 def played(plan: Plan, out: Path) -> Records:
@@ -66,8 +66,8 @@ def _kept(path: Path, config: Config) -> Record | None:
 
 
 def _run(beginning: Beginning, name: str, state_dir: Path) -> Record:
-    recipe = VARIANTS[name]
-    stage = Stage(beginning, name, beginning.config, state_dir / name, live_memory=recipe.live_memory)
+    recipe = RECIPES[name]
+    stage = Stage(beginning, name, with_settings(beginning.config, recipe.settings), state_dir / name, live_memory=recipe.live_memory)
     record = Run(stage, recipe.make(stage)).play()
     slots, reward, expected, best = (float(record[column].sum()) for column in ("slots", "reward", "expected", "best"))
     LOG.info(

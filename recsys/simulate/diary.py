@@ -11,10 +11,13 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-COLUMNS = ("minute", "user", "turn", "slots", "reward", "expected", "best", "new_slots", "new_expected")
+COLUMNS = ("minute", "user", "turn", "slots", "reward", "expected", "best", "repeated", "before")
 """One value a decision: world minute; the user, by order of first turn; how many turns he had before; slots shown; reward of the
-feedback on them; what it was expected to be; what the best slate would have been expected to earn in their places; how many of them held
-an item that arrived in the run, and what these were expected to earn. What is expected is NaN in worlds that don't tell."""
+feedback on them; what it was expected to be; what the best slate would have been expected to earn in their places (both NaN in worlds
+that don't tell); the share of the items this user was last shown that this slate repeats, and the reward of that slate (NaN: the first)."""
+ARRIVALS = ("arrived_minute", "shown_minute", "expected_reward")
+"""One value an exposure of an item that arrived in the run, and one with a NaN for each that arrived: when it came, when it was shown, and
+what that was expected to earn."""
 
 
 @dataclass
@@ -22,6 +25,7 @@ class Diary:
     """Append decisions as they are made; `arrays` when all is done."""
 
     rows: list[tuple[float, ...]] = field(default_factory=list)
+    new_rows: list[tuple[float, ...]] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     """What the run and the variant said at the end."""
     _users: dict[str, int] = field(default_factory=dict)
@@ -34,8 +38,7 @@ class Diary:
 
     def record(self) -> "Record":
         """What was written so far."""
-        columns = np.array(self.rows, np.float64).reshape(-1, len(COLUMNS)).T
-        return Record(dict(zip(COLUMNS, columns, strict=True)), list(self._users), self.figures)
+        return Record(_columns(COLUMNS, self.rows) | _columns(ARRIVALS, self.new_rows), list(self._users), self.figures)
 
 
 @dataclass(frozen=True)
@@ -67,4 +70,8 @@ class Record:
         """What `save` wrote."""
         with np.load(path, allow_pickle=False) as kept:
             told = json.loads(kept["told"].tobytes())
-            return Record({name: kept[name] for name in COLUMNS}, told["user_ids"], told["figures"])
+            return Record({name: kept[name] for name in COLUMNS + ARRIVALS}, told["user_ids"], told["figures"])
+
+
+def _columns(names: tuple[str, ...], rows: list[tuple[float, ...]]) -> dict[str, Array]:
+    return dict(zip(names, np.array(rows, np.float64).reshape(-1, len(names)).T, strict=True))

@@ -41,7 +41,9 @@ class Run:
         self._diary = Diary()
         self._pending: list[tuple[int, int, Event]] = []
         self._num_pending = 0
-        self._arrived: set[str] = set()
+        self._arrived: dict[str, int] = {}
+        """By item, the minute it came."""
+        self._last_shown: dict[str, tuple[list[str], float]] = {}
         self._seconds: dict[str, float] = defaultdict(float)
         mint = TokenMint([f"simulate {stage.beginning.seed}".encode().ljust(32, b"\0")], config.engine.token_lifetime_ms)
         self.engine = Engine(
@@ -95,11 +97,15 @@ class Run:
             self._answer()
 
     def _upsert(self, world: KnownWorld) -> None:
-        items = [item for _, item in world.upserts()]
-        if items:
-            self._answer()
-            self._arrived.update(item.item_id for item in items if not item.retired)
-            self.engine.upsert(items)
+        changes = world.upserts()
+        if not changes:
+            return
+        self._answer()
+        for time_ms, item in changes:
+            if not item.retired:
+                self._arrived[item.item_id] = self._minute(time_ms)
+                self._diary.new_rows.append((self._arrived[item.item_id], np.nan, np.nan))
+        self.engine.upsert([item for _, item in changes])
 
     def _answer(self) -> None:
         """All that wait: no two of one user, and nothing is due that one of them must know."""
@@ -142,14 +148,26 @@ class Run:
                 said[event.feedback.slot].setdefault(event.feedback.kind, event.feedback.value)
         places = np.array(sorted(shown), np.int64)
         item_ids = [response.slots[place].item_id for place in places]
-        is_new = np.array([item_id in self._arrived for item_id in item_ids], bool)
         expected, best = self._expected(turn.request.user_id, item_ids, places)
         user, number = self._diary.user(turn.request.user_id)
-        minute = (turn.event_time_ms - self._stage.beginning.start_ms) // MINUTE_MS
+        minute = self._minute(turn.event_time_ms)
         reward = sum(self._rule(feedback) for feedback in said.values())
-        self._diary.rows.append(
-            (minute, user, number, len(shown), reward, expected.sum(), best.sum(), is_new.sum(), (expected * is_new).sum())
-        )
+        repeated, before = self._repeated(turn.request.user_id, [slot.item_id for slot in response.slots])
+        if item_ids:
+            self._last_shown[turn.request.user_id] = item_ids, reward
+        self._diary.rows.append((minute, user, number, len(shown), reward, expected.sum(), best.sum(), repeated, before))
+        for item_id, worth in zip(item_ids, expected.tolist(), strict=True):
+            if item_id in self._arrived:
+                self._diary.new_rows.append((self._arrived[item_id], minute, worth))
+
+    def _minute(self, time_ms: int) -> int:
+        return (time_ms - self._stage.beginning.start_ms) // MINUTE_MS
+
+    def _repeated(self, user_id: str, item_ids: list[str]) -> tuple[float, float]:
+        if user_id not in self._last_shown:
+            return np.nan, np.nan
+        last, reward = self._last_shown[user_id]
+        return len(set(last) & set(item_ids)) / len(last), reward
 
     def _expected(self, user_id: str, item_ids: list[str], places: Ints) -> tuple[Floats, Floats]:
         """Of what was shown, and of the best slate in the same places; NaN where the world doesn't tell."""

@@ -6,6 +6,7 @@ Knows nothing of how a run is driven or measured.
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -235,9 +236,11 @@ class Recipe:
 
     make: Callable[[Stage], Variant]
     live_memory: bool = True
+    settings: tuple[str, ...] = ()
+    """What it needs beside the configuration that all begin with, as for `--set`."""
 
 
-VARIANTS: Mapping[str, Recipe] = {
+VARIANTS: dict[str, Recipe] = {
     "online": Recipe(make=Learning),
     "offline": Recipe(make=Frozen, live_memory=False),
     "memory_only": Recipe(make=Frozen),
@@ -248,6 +251,11 @@ VARIANTS: Mapping[str, Recipe] = {
     "popular": Recipe(make=lambda stage: Pupil(stage, Popular())),
     "random": Recipe(make=lambda _: Untaught(UniformPolicy())),
     "oracle": Recipe(make=Oracle),
+}
+STALE = {f"stale_{minutes}": minutes for minutes in (5, 10, 60, 240)}
+"""The whole system, each version answering for so many minutes."""
+RECIPES: Mapping[str, Recipe] = VARIANTS | {
+    name: Recipe(make=partial(Learning, publish_every=minutes), settings=(f"learner.max_lag={ANY_LAG}",)) for name, minutes in STALE.items()
 }
 """`offline` is what a nightly batch knows: weights and users as of the start. `memory_only` is its weights with the users of now,
 `weights_only` the users of the start with the weights of now."""

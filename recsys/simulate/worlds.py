@@ -5,7 +5,7 @@ real exposures of these videos to these users as history.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -21,6 +21,8 @@ from recsys.truth import SampleTruthConfig, Truth, sample_truth
 from recsys.worlds import SimulatedWorld, World, WorldConfig
 
 NUM_USERS, NUM_ITEMS = 400, 500
+MOST_USERS = 1500
+DISLIKES_COUNT = ("join.reward=weighted:click=1,dislike=-2",)
 DAY_MINUTES = 240
 """A world day: tastes, trends and traffic of a day, in four hours."""
 CALM = WorldConfig(decisions_per_minute=30, organic_per_minute=4, drift=0.0, new_items=0.0, retired_items=0.0, freshness=0.0)
@@ -69,31 +71,76 @@ def drift() -> Population:
     return _known("drift", replace(CALM, drift=1.0))
 
 
-WORLDS: dict[str, Callable[[], Population]] = {"steady": steady, "drift": drift}
+def fresh() -> Population:
+    """A fifth of the catalogue arrives during the run, another fifth leaves."""
+    return _known("fresh", replace(CALM, new_items=0.2, retired_items=0.25, freshness=0.5))
 
 
-def _known(name: str, config: WorldConfig) -> Population:
-    sample, truth = _fitted()
+def crowd() -> Population:
+    """New users all the time: five of six come for an hour each."""
+    return _known("crowd", replace(CALM, new_users=0.85), num_users=1500)
+
+
+def delayed() -> Population:
+    """Clicks come up to four minutes after their slate, a tenth of all that is told is lost; everybody waits five minutes for them."""
+    return _known("delayed", replace(CALM, slowest_s=240, lost=0.1), settings=("join.window_ms=300000",))
+
+
+def noisy() -> Population:
+    """One slot in fifty is clicked, the upper ones far more, and some by accident."""
+    return _known("noisy", replace(CALM, position_bias=0.5, accidents=0.004), less_likely=2.6)
+
+
+def hostile() -> Population:
+    """One user in a hundred floods one item with clicks; the items of some publishers are clicked and then disliked."""
+    return _known("hostile", replace(CALM, dislike_cost=2.0, flooders=0.01, bait=0.03), settings=DISLIKES_COUNT)
+
+
+def peaceful() -> Population:
+    """The world `hostile` without what is hostile in it: bait and flooders are items and users like others."""
+    return _known("peaceful", replace(CALM, dislike_cost=2.0), settings=DISLIKES_COUNT)
+
+
+def absence() -> Population:
+    """Three users of ten stay away for six of eight hours and come back."""
+    return _known("absence", replace(CALM, away=0.3))
+
+
+WORLDS: dict[str, Callable[[], Population]] = {
+    make.__name__: make for make in (steady, drift, fresh, crowd, delayed, noisy, hostile, peaceful, absence)
+}
+BATTERY: Mapping[str, int] = {"drift": 5, "steady": 5, "fresh": 5, "crowd": 5, "delayed": 3, "noisy": 3, "hostile": 3}
+"""The worlds that every variant is run in, and with how many seeds."""
+
+
+def _known(
+    name: str, config: WorldConfig, settings: tuple[str, ...] = (), num_users: int = NUM_USERS, less_likely: float = 0.0
+) -> Population:
+    """`less_likely`: logits that every click is less likely by."""
+    sample, whole = _fitted()
+    truth = replace(whole, base=whole.base - less_likely).part(np.arange(num_users), np.arange(NUM_ITEMS))
 
     def twin(seed: int, minutes: int) -> World:
         return SimulatedWorld(truth, replace(config, seed=seed, minutes=minutes))
 
-    return Population(name=name, twin=twin, history=_history(sample, truth))
+    return Population(name=name, twin=twin, history=_history(sample, truth, config), settings=settings)
 
 
 @cache
 def _fitted() -> tuple[Sample, Truth]:
-    """The sample and the truth of its most active users and most shown videos."""
+    """The sample and the truth of its users, the most active first, and its videos, the most shown first."""
     sample = load_sample()
-    truth = sample_truth(sample, SampleTruthConfig(num_users=NUM_USERS), ClickModelConfig())
+    truth = sample_truth(sample, SampleTruthConfig(num_users=MOST_USERS), ClickModelConfig())
     shown = dict(sample.log.group_by("item_id").len().iter_rows())
     count = np.array([shown.get(item.item_id, 0) for item in truth.items])
-    return sample, truth.part(np.arange(NUM_USERS), np.sort(np.argsort(-count, kind="stable")[:NUM_ITEMS]))
+    users, items = np.argsort(-truth.activity, kind="stable"), np.argsort(-count, kind="stable")
+    return sample, truth.part(users, items[:NUM_ITEMS])
 
 
-def _history(sample: Sample, truth: Truth) -> Frames:
-    """The real exposures of the truth's items to its users before it begins."""
+def _history(sample: Sample, truth: Truth, config: WorldConfig) -> Frames:
+    """The real exposures, before the world begins, of its items then to its users then."""
+    world = SimulatedWorld(truth, config)
     frames = sample.frames(until_ms=truth.start_ms - HISTORY_ENDS_MS, kinds=("click", "like", "dislike"), history=8)
-    known = pl.col("item_id").is_in([item.item_id for item in truth.items])
-    theirs = pl.col("user_id").is_in(truth.user_ids)
+    known = pl.col("item_id").is_in([item.item_id for item in world.catalog()])
+    theirs = pl.col("user_id").is_in(world.users())
     return make_frames(frames.interactions.filter(known & theirs), frames.items.filter(known))
