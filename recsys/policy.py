@@ -1,6 +1,7 @@
 """Policies: a request and a memory in, a slate and its log-probabilities out. Knows nothing of logs, tokens or gRPC."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,6 +104,12 @@ class GenerativePolicy:
         legal, rule = legal_of(rulings, self._shelf.trie), _rule(self.drawing, len(asked))
         slates = self._generator.draw(context, legal, rule, uniform_BSU, sizes_B, way=self.drawing.way)
         return [self._choice(*slate) for slate in zip(slates.item_BS, slates.logprob_BS, strict=True)]
+
+    def with_drawing(self, drawing: DrawingConfig) -> "GenerativePolicy":
+        """The same version, drawing in another way."""
+        other = copy(self)
+        other.drawing = drawing
+        return other
 
     def _choice(self, item_S: IntArray, logprob_S: FloatArray) -> Choice:
         item_ids, kept_S = self._shelf.vocabulary.item_ids, item_S > 0

@@ -107,7 +107,7 @@ def test_a_recall_hands_on_what_its_users_took(out: Path) -> None:
 def test_the_same_run_is_made_again_to_the_bit(records: Records, tmp_path: Path) -> None:
     again = played(plan(["online"]), tmp_path)["online"][0]
     for column in COLUMNS:
-        assert np.array_equal(again[column], records["online"][0][column]), column
+        assert np.array_equal(again[column], records["online"][0][column], equal_nan=True), column
     assert again.figures["weights_digest"] == records["online"][0].figures["weights_digest"]
 
 
@@ -163,6 +163,10 @@ def test_the_command_prints_the_contract(tmp_path: Path) -> None:
     assert told["variants"]["online"].keys() >= {"reward", "decisions", "reward_by_minute"}
     assert told["gap"].keys() >= {"mean", "slope_per_hour", "slope_interval", "by_minute"}
     assert told["books"]["balanced"]
+    page = Path(told["report"]).read_text()
+    assert "src=" not in page.partition("<script>")[0]
+    assert "offline" in page
+    assert json.loads((tmp_path / "report.json").read_text())["world"] == FOREIGN
 
 
 @pytest.mark.parametrize("world", ["nowhere", "tests.foreign_world:nothing", "no.such.module:make"])

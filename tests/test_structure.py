@@ -16,8 +16,10 @@ ROWS = """
 __main__
 cli
 bench.commands log_commands simulate.commands verify.commands
-simulate.battery
+simulate.whole simulate.page
+simulate.battery simulate.findings simulate.credit
 simulate.run
+simulate.understanding
 simulate.variants
 simulate.bandit simulate.cascade
 simulate.baselines

@@ -1,27 +1,28 @@
 """`recsys simulate`: it parses, calls and prints; the work is done beside it."""
 
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from recsys.config import as_json as config_json
 from recsys.options import AsJson, Seed, Settings, about
 from recsys.presets import Preset, configured
-from recsys.simulate.battery import Plan, played
-from recsys.simulate.measures import world_figures
-from recsys.simulate.variants import VARIANTS
-from recsys.simulate.worlds import WORLDS, population
-
-MEASURED = ("adaptation", "understanding", "second_try", "staleness", "credit", "hostile", "forgetting")
+from recsys.simulate.page import write_page
+from recsys.simulate.variants import STALE, VARIANTS
+from recsys.simulate.whole import one_world, whole_battery
+from recsys.simulate.worlds import WORLDS
 
 
 def simulate(
     world: Annotated[str, typer.Option(help=f"{', '.join(WORLDS)}, all, or package.module:function.")] = "drift",
     hours: Annotated[float, typer.Option(min=0.05, max=10_000, help="World hours; a world day is four.")] = 8,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from --seed on.")] = 1,
-    variants: Annotated[str, typer.Option(help=f"Of {', '.join(VARIANTS)}.")] = ",".join(VARIANTS),
+    seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="How many, from --seed on; else 1, and 3 or 5 for `all`.")] = None,
+    variants: Annotated[str, typer.Option(help=f"Of {', '.join([*VARIANTS, *STALE])}.")] = ",".join(VARIANTS),
     seed: Seed = 0,
     preset: Preset = "small",
     settings: Settings = None,
@@ -31,18 +32,19 @@ def simulate(
     """Variants against the same world, each with its own log, state and twin population."""
     started = time.perf_counter()
     config = configured(preset, settings)
-    names = list(WORLDS) if world == "all" else [world]
-    minutes = round(hours * 60)
-    found: dict[str, Any] = {}
-    for name in names:
-        plan = Plan(
-            population=population(name), config=config, minutes=minutes, seeds=range(seed, seed + seeds), variants=variants.split(",")
-        )
-        found[name] = {"world": name} | world_figures(played(plan, out), minutes) | dict.fromkeys(MEASURED)
-        _tell(found[name])
-    figures: dict[str, Any] = {"world": "all", "worlds": found} if world == "all" else found[world]
+    minutes, names = round(hours * 60), variants.split(",")
+    if world == "all":
+        figures = whole_battery(config, minutes, seed, seeds, names, out)
+    else:
+        figures = one_world(world, config, minutes, range(seed, seed + (seeds or 1)), names, out)
+    worlds = figures.get("worlds", {world: figures})
+    for told in worlds.values():
+        _tell(told)
+    figures |= about(seed) | {"seconds": time.perf_counter() - started, "report": str(out / "report.html")}
+    page = write_page(figures, worlds, shlex.join(["recsys", *sys.argv[1:]]), config_json(config), out)
+    typer.echo(f"report: {page}", err=True)
     if as_json:
-        typer.echo(json.dumps(figures | {"report": None} | about(seed) | {"seconds": time.perf_counter() - started}))
+        typer.echo(json.dumps(figures))
 
 
 def _tell(figures: dict[str, Any]) -> None:

@@ -36,6 +36,10 @@ class Diary:
         turn = self._turns[user_id] = self._turns.get(user_id, -1) + 1
         return self._users.setdefault(user_id, len(self._users)), turn
 
+    def turns(self) -> dict[str, int]:
+        """How many turns each user has had."""
+        return {user_id: last + 1 for user_id, last in self._turns.items()}
+
     def record(self) -> "Record":
         """What was written so far."""
         return Record(_columns(COLUMNS, self.rows) | _columns(ARRIVALS, self.new_rows), list(self._users), self.figures)

@@ -14,8 +14,10 @@ from recsys.click_model import Floats, Ints
 from recsys.engine import Engine, Identity
 from recsys.experiment import ExperimentConfig
 from recsys.loop import MINUTE_MS
+from recsys.policy import GenerativePolicy, Policy
 from recsys.simulate.diary import Diary, Record
 from recsys.simulate.stage import Stage
+from recsys.simulate.understanding import understood
 from recsys.simulate.variants import Variant
 from recsys.tokens import TokenMint
 from recsys.worlds import KnownWorld, Turn
@@ -23,6 +25,8 @@ from streaming.events import Event
 from streaming.proto.recommender_pb2 import RecommendResponse
 from streaming.rewards import rule_named
 
+LOOKS = (2, 5, 10, 20, 40, 80, 160, 320, 480)
+"""World minutes after which it is measured how well users are understood."""
 STEPS_MS = tuple(1000 * seconds for seconds in (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60))
 """How often, in the world's time, what is due is delivered, the engine ticks and the variant learns."""
 
@@ -43,6 +47,7 @@ class Run:
         self._num_pending = 0
         self._arrived: dict[str, int] = {}
         """By item, the minute it came."""
+        self._policy: Policy | None = None
         self._last_shown: dict[str, tuple[list[str], float]] = {}
         self._seconds: dict[str, float] = defaultdict(float)
         mint = TokenMint([f"simulate {stage.beginning.seed}".encode().ljust(32, b"\0")], config.engine.token_lifetime_ms)
@@ -63,6 +68,7 @@ class Run:
         clock, beginning = self._stage.clock, self._stage.beginning
         self._learn()
         turn = self._world.next_turn()
+        asked_ms = {beginning.start_ms + minute * MINUTE_MS for minute in LOOKS}
         step_ms, end_ms = self._step_ms, beginning.start_ms + beginning.minutes * MINUTE_MS
         for now_ms in range(beginning.start_ms + step_ms, end_ms + 1, step_ms):
             while turn is not None and turn.event_time_ms < now_ms:
@@ -74,6 +80,8 @@ class Run:
             self._deliver(now_ms)
             self.engine.tick()
             self._learn()
+            if now_ms in asked_ms:
+                self._look()
         figures = self._diary.figures
         figures |= self._variant.figures()
         figures["behavior_digest"] = beginning.seeds.behavior_digest
@@ -137,6 +145,13 @@ class Run:
         self._seconds["learning"] += time.perf_counter() - started
         if policy is not None:
             self.engine.serve(self._stage.variant, policy)
+            self._policy = policy
+
+    def _look(self) -> None:
+        """Ask the policy, in passing, how well it understands its users."""
+        if self._known is not None and isinstance(self._policy, GenerativePolicy):
+            found = understood(self._known, self.engine, self._policy, self._diary.turns())
+            self._diary.figures.setdefault("understanding", []).extend((one.turns, one.ndcg) for one in found)
 
     def _note(self, turn: Turn, response: RecommendResponse, events: Sequence[Event]) -> None:
         """Write down one decision and what the world answered to it; feedback counts as the reward rule and the window say."""

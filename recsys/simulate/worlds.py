@@ -22,6 +22,8 @@ from recsys.worlds import SimulatedWorld, World, WorldConfig
 
 NUM_USERS, NUM_ITEMS = 400, 500
 MOST_USERS = 1500
+FLOODERS, AWAY = 0.01, 0.3
+"""Shares of the users who flood in `hostile`, and who go away in `absence`."""
 DISLIKES_COUNT = ("join.reward=weighted:click=1,dislike=-2",)
 DAY_MINUTES = 240
 """A world day: tastes, trends and traffic of a day, in four hours."""
@@ -93,7 +95,7 @@ def noisy() -> Population:
 
 def hostile() -> Population:
     """One user in a hundred floods one item with clicks; the items of some publishers are clicked and then disliked."""
-    return _known("hostile", replace(CALM, dislike_cost=2.0, flooders=0.01, bait=0.03), settings=DISLIKES_COUNT)
+    return _known("hostile", replace(CALM, dislike_cost=2.0, flooders=FLOODERS, bait=0.03), settings=DISLIKES_COUNT)
 
 
 def peaceful() -> Population:
@@ -103,7 +105,7 @@ def peaceful() -> Population:
 
 def absence() -> Population:
     """Three users of ten stay away for six of eight hours and come back."""
-    return _known("absence", replace(CALM, away=0.3))
+    return _known("absence", replace(CALM, away=AWAY))
 
 
 WORLDS: dict[str, Callable[[], Population]] = {

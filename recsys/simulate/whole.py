@@ -1,0 +1,65 @@
+"""One world, or the whole battery, as the object that `recsys simulate --json` prints. Knows nothing of how anything is shown."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recsys.config import Config
+from recsys.simulate import findings
+from recsys.simulate.battery import Plan, played
+from recsys.simulate.credit import credit
+from recsys.simulate.measures import Records, world_figures
+from recsys.simulate.stage import Beginning
+from recsys.simulate.variants import STALE
+from recsys.simulate.worlds import AWAY, BATTERY, FLOODERS, population
+
+CREDIT_MINUTES = 30
+FEW = 3
+"""Seeds of what only `online` is run for."""
+MEASURED = ("adaptation", "understanding", "second_try", "staleness", "credit", "hostile", "forgetting")
+
+
+def one_world(name: str, config: Config, minutes: int, seeds: Sequence[int], variants: Sequence[str], out: Path) -> dict[str, Any]:
+    """What came out in one world, and what it says of learning; null for what this world can't tell."""
+    plan = Plan(population=population(name), config=config, minutes=minutes, seeds=seeds, variants=variants)
+    return _told(name, played(plan, out), minutes)
+
+
+def whole_battery(
+    config: Config, minutes: int, first_seed: int, most_seeds: int | None, variants: Sequence[str], out: Path
+) -> dict[str, Any]:
+    """All worlds with all variants, and the runs that only some figures need. `most_seeds` bounds the seeds of each world."""
+
+    def records(name: str, number: int, only: Sequence[str]) -> Records:
+        seeds = range(first_seed, first_seed + min(number, most_seeds or number))
+        return played(Plan(population=population(name), config=config, minutes=minutes, seeds=seeds, variants=only), out)
+
+    found = {name: records(name, number, variants) for name, number in BATTERY.items()}
+    stale = records("drift", FEW, ["online", *STALE])
+    peaceful, absence = records("peaceful", FEW, ["online"]), records("absence", FEW, ["online"])
+    state_dir = out / "state" / "credit"
+    beginning = Beginning.made(population("drift"), config, first_seed, min(minutes, CREDIT_MINUTES), state_dir / "beginning")
+    return {
+        "world": "all",
+        "worlds": {name: _told(name, of, minutes) for name, of in found.items()},
+        "adaptation": findings.adaptation(found["crowd"], found["fresh"]),
+        "understanding": findings.understanding(found["steady"]),
+        "second_try": findings.second_try(found["steady"]),
+        "staleness": findings.staleness(stale, {"online": 1} | STALE),
+        "credit": credit(beginning, state_dir),
+        "hostile": findings.hostile(found["hostile"], peaceful, FLOODERS),
+        "forgetting": findings.forgetting(absence, minutes, AWAY),
+    }
+
+
+def _told(name: str, records: Records, minutes: int) -> dict[str, Any]:
+    return {
+        "world": name,
+        **world_figures(records, minutes),
+        **dict.fromkeys(MEASURED),
+        "adaptation": findings.adaptation(records if name == "crowd" else {}, records if name == "fresh" else {}),
+        "understanding": findings.understanding(records),
+        "second_try": findings.second_try(records),
+        "staleness": findings.staleness(records, {"online": 1} | STALE),
+        "forgetting": findings.forgetting(records, minutes, AWAY) if name == "absence" else None,
+    }
