@@ -155,6 +155,8 @@ class Decoder(nn.Module):
     """The weights. `codes` is the number of codes of each inner level (K - 1 numbers); the last level's codes are the items."""
 
     content_RC: Tensor
+    value_information: Tensor
+    """How much is known of `value_bias`, (R,): the sum of p (1 - p) over what was shown, faded."""
 
     def __init__(self, config: DecoderConfig, *, codes: Sequence[int], content_RC: Tensor, num_kinds: int) -> None:
         super().__init__()
@@ -162,7 +164,8 @@ class Decoder(nn.Module):
         width, rows = config.width, capacity_for(len(content_RC))
         self.table = ItemTable(rows, width)
         self.leaf_bias = nn.Parameter(torch.zeros(rows))
-        self.value_bias = nn.Parameter(torch.zeros(rows))
+        self.value_bias = nn.Parameter(torch.zeros(rows), requires_grad=False)  # learned by `correct`, not by gradient
+        self.register_buffer("value_information", torch.zeros(rows))
         self.register_buffer("content_RC", _rows(content_RC, rows))
         self.from_content = nn.Linear(content_RC.shape[1], width, bias=False)
         self.kind = nn.Embedding(num_kinds, width, padding_idx=0)
@@ -185,6 +188,7 @@ class Decoder(nn.Module):
         self.follow = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, AGES))
         self.match = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, AGES))
         self.value = nn.Linear(width, width)
+        self.code_value = nn.ParameterList(torch.zeros(count) for count in codes)
         self.value_level = nn.Linear(width, 1)
         self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()
@@ -223,6 +227,7 @@ class Decoder(nn.Module):
         return [
             *(parameter for module in modules for parameter in module.parameters()),
             *self.code_bias,
+            *self.code_value,
             self.log_scale,
             self.repeat,
             self.follow,
@@ -235,6 +240,7 @@ class Decoder(nn.Module):
         capacity = max(self.capacity, capacity_for(last))
         if capacity > self.capacity:
             self.content_RC = _rows(self.content_RC, capacity)
+            self.value_information = _rows(self.value_information, capacity)
             for parameter in self.row_parameters():
                 grow_rows(parameter, capacity, optimizer)
         self.content_RC[first_row:last] = content_NC
@@ -242,6 +248,7 @@ class Decoder(nn.Module):
 
     def evict(self, rows_N: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Forget what was learned of these items."""
+        self.value_information[rows_N] = 0
         for parameter in self.row_parameters():
             wipe_rows(parameter, rows_N, optimizer)
 
@@ -332,6 +339,23 @@ class Decoder(nn.Module):
         """q(context, slot, item) as a logit, (Q,)."""
         fit_Q = (self.value(state_QD) * vectors.leaves(item_Q)).sum(-1)
         return fit_Q + self.value_level(state_QD)[:, 0] + self.value_bias[item_Q]
+
+    @torch.no_grad()
+    def correct(self, item_Q: Tensor, error_Q: Tensor, information_Q: Tensor, spread: float) -> None:
+        """Move `value_bias` by what was wrong about the items shown: one Newton step on each, as far as it is not known yet.
+
+        The mode of a logistic model with a normal prior of standard deviation `spread` logits, its curvature kept as a diagonal
+        (online Laplace, MacKay 1992): Δ = Σ error / (1 / spread² + all information so far). So a new item's first clicks move
+        it far and a known one's little.
+        """
+        self.value_information.index_add_(0, item_Q, information_Q)
+        step_R = torch.zeros_like(self.value_bias).index_add_(0, item_Q, error_Q)
+        self.value_bias += step_R / (spread**-2 + self.value_information)
+
+    def code_value_logits(self, vectors: Vectors, state_QD: Tensor, code_Q: Tensor, level: int) -> Tensor:
+        """The same of a code of an inner level, (Q,): the reward of what was shown under it."""
+        fit_Q = (self.value(state_QD) * F.embedding(code_Q, vectors.code_VD[level])).sum(-1)
+        return fit_Q + self.value_level(state_QD)[:, 0] + self.code_value[level][code_Q]
 
 
 def node_contents(trie: Trie, leaf_FC: FloatArray) -> list[FloatArray]:

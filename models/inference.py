@@ -56,6 +56,7 @@ class LeafVectors:
     inverse_F: FloatArray
     """1 / length: the output is the unit vector."""
     bias_F: FloatArray
+    value_bias_F: FloatArray
     content_FC: FloatArray
     """Content, (N + 1, C); the last is that of row 0, zeros."""
     leaf_of_item: CountArray
@@ -70,7 +71,8 @@ class LeafVectors:
             vector_FD[first : first + ROWS_AT_ONCE] = decoder.item_vectors(torch.from_numpy(row_F[first : first + ROWS_AT_ONCE])).numpy()
         inverse_F = 1 / np.maximum(np.sqrt(np.vecdot(vector_FD, vector_FD)), np.float32(1e-12))
         content_FC = decoder.content_RC.numpy()[row_F]
-        return LeafVectors(vector_FD, inverse_F, _array(decoder.leaf_bias)[row_F], content_FC, trie.leaf_of_item)
+        bias_F, value_bias_F = _array(decoder.leaf_bias)[row_F], _array(decoder.value_bias)[row_F]
+        return LeafVectors(vector_FD, inverse_F, bias_F, value_bias_F, content_FC, trie.leaf_of_item)
 
     def of_rows(self, rows: IntArray) -> FloatArray:
         """Vectors of item rows, (..., D)."""
@@ -93,6 +95,8 @@ class FrozenDecoder:
         self.told_VD = [_array(weight) for weight in decoder.code_weights()]
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
+        self.told_value = (_array(decoder.value.weight).T.copy(), _array(decoder.value.bias))
+        self.code_value = [_array(bias) for bias in decoder.code_value]
         self.hint_logits, self.match_logits = _array(decoder.hint_logits()), _array(decoder.match_logits())
         self.event = _array(decoder.kind.weight)[:, None] + _array(decoder.gap.weight)
         self.feature = _array(decoder.feature.weight)
@@ -195,6 +199,12 @@ class FrozenDecoder:
         length_Q = np.sqrt(np.vecdot(state_QD, state_QD))
         scaled: FloatArray = state_QD * (self.scale[level] / np.maximum(length_Q, 1e-12))[:, None]
         return scaled
+
+    def value(self, state_QD: FloatArray) -> FloatArray:
+        """See `Decoder.value`: what items and codes are compared with for their expected reward, (Q, D)."""
+        weight, bias = self.told_value
+        vector_QD: FloatArray = state_QD @ weight + bias
+        return vector_QD
 
     def code_logits(self, query_QD: FloatArray, level: int, code_QC: CountArray) -> FloatArray:
         """Logits of some codes of an inner level, (Q, C); unit vectors and a bias."""

@@ -128,7 +128,7 @@ class NextItemDecoder:
         places = len(remembered.item_BL)
         one_P, nothing = np.ones(places, np.float32), np.zeros(0, np.int64)
         legal = Legal.of(self.trie, [nothing] * places, [None] * places)
-        return Asked.of(legal, Rule(one_P, 0 * one_P, 0 * one_P), remembered)
+        return Asked.of(legal, Rule(one_P, 0 * one_P, 0 * one_P, 0 * one_P), remembered)
 
     @torch.no_grad()
     def scores(self, item_BL: IntArray) -> FloatArray:

@@ -78,6 +78,28 @@ class Slots:
 
 
 @dataclass(frozen=True)
+class Surprise:
+    """What the value head got wrong before the step, one entry a shown slot: see `Decoder.correct`."""
+
+    num_slates: int
+    slate_Q: IntArray
+    item_Q: Tensor
+    error_Q: Tensor
+    information_Q: Tensor
+
+    def __add__(self, other: "Surprise") -> "Surprise":
+        """That of two parts of a batch, one after the other."""
+        columns = ((self.item_Q, other.item_Q), (self.error_Q, other.error_Q), (self.information_Q, other.information_Q))
+        slate_Q = np.concatenate([self.slate_Q, self.num_slates + other.slate_Q])
+        return Surprise(self.num_slates + other.num_slates, slate_Q, *(torch.cat(pair) for pair in columns))
+
+    def of(self, slates: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Item, error and information of the first `slates` slates."""
+        kept_Q = torch.from_numpy(self.slate_Q < slates)
+        return self.item_Q[kept_Q], self.error_Q[kept_Q], self.information_Q[kept_Q]
+
+
+@dataclass(frozen=True)
 class Terms:
     """The loss and what it is made of, means over shown slots; those of parts of a batch add up to those of the whole."""
 
@@ -86,6 +108,7 @@ class Terms:
     value: float
     likelihood: float
     ratios: Ratios
+    surprise: Surprise
 
     def __add__(self, other: "Terms") -> "Terms":
         return Terms(
@@ -94,6 +117,7 @@ class Terms:
             self.value + other.value,
             self.likelihood + other.likelihood,
             self.ratios + other.ratios,
+            self.surprise + other.surprise,
         )
 
     @property
@@ -116,18 +140,25 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     weight_Q = torch.from_numpy(batch.weight_B[at_B])
 
     value_Q = scored.decoder.value_logits(scored.vectors, state_QD, torch.from_numpy(item_Q))
+    code_values = [
+        scored.decoder.code_value_logits(scored.vectors, state_QD, code_Q, level) for level, code_Q in enumerate(scored.inner_codes(item_Q))
+    ]
     logprob_Q = shown_logprobs(scored, batch, state_BSD)
     baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]
     baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * value_Q.detach().sigmoid()
     advantage_Q = reward_Q - baseline_Q
-    value = (weight_Q * value_loss(value_Q, reward_Q)).sum() / slots.value
     loss_Q = POLICY_LOSSES[config.policy](logprob_Q[own_Q], logged_Q[own_Q], advantage_Q[own_Q], reward_Q[own_Q])
     policy = (weight_Q[own_Q] * loss_Q).sum() / slots.policy
     taken_Q = ~own_Q & (reward_Q > 0)
     likelihood = -(weight_Q * logprob_Q)[taken_Q].sum() / slots.likelihood
-    loss = config.value_weight * value + config.policy_weight * policy + config.likelihood_weight * likelihood
+    # of the items, then of the codes that they lie under
+    value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
+    loss = config.value_weight * (value + sum(under)) + config.policy_weight * policy + config.likelihood_weight * likelihood
+    expected_Q = value_Q.detach().sigmoid()
+    error_Q, information_Q = weight_Q * (reward_Q.clamp(0, 1) - expected_Q), weight_Q * expected_Q * (1 - expected_Q)
+    surprise = Surprise(len(batch.own_B), at_B, torch.from_numpy(item_Q), error_Q, information_Q)
     ratios = Ratios.of(logprob_Q[own_Q], logged_Q[own_Q])
-    return Terms(loss, float(policy.detach()), float(value.detach()), float(likelihood.detach()), ratios)
+    return Terms(loss, *(float(term.detach()) for term in (policy, value, likelihood)), ratios, surprise)
 
 
 def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor) -> Tensor:

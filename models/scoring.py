@@ -57,6 +57,12 @@ class Scored:
     novelty_R: FloatArray
     successors: Successors
 
+    def inner_codes(self, item_Q: IntArray) -> list[Tensor]:
+        """The codes of items on each inner level, (Q,)."""
+        leaf_Q = self.trie.leaf_of_item[item_Q]
+        levels = range(self.trie.levels - 1)
+        return [torch.from_numpy(self.trie.codes[level][self.trie.child_over(leaf_Q, level)].astype(np.int64)) for level in levels]
+
     def remembered(self, context: Context) -> Remembered:
         """What the memory of requests adds; see models/remembered.py."""
         return Remembered.of(context, self.trie, self.successors)
@@ -140,21 +146,25 @@ class Scored:
         level = len(prefix)
         nodes, place_P = Nodes.of(node_Q, self.trie.starts[level])
         wish_QC = self.wishes(asked.remembered, level)[torch.from_numpy(asked.of_Q)]
-        bonus_Q1 = torch.from_numpy(asked.rule.bonus_B)[:, None]
-        told = torch.cat([self.decoder.query(state_QD, prefix), wish_QC, bonus_Q1, torch.ones_like(bonus_Q1)], 1)
+        bonus_Q1, value_Q1 = (torch.from_numpy(rule_B)[:, None] for rule_B in (asked.rule.bonus_B, asked.rule.value_B))
+        # what the value head says is what rewards taught it: no other loss moves it
+        query_QD = self.decoder.query(state_QD, prefix) + value_Q1 * self.decoder.value(state_QD).detach()
+        told = torch.cat([query_QD, wish_QC, bonus_Q1, value_Q1, torch.ones_like(bonus_Q1)], 1)
         return node_products(told, self._children(level, place_P), nodes)
 
     def _children(self, level: int, place_P: IntArray) -> Tensor:
-        """What the children at these places are asked by, side by side: vector, content, novelty (of leaves), bias."""
+        """What the children at these places are asked by, side by side: vector, content, novelty (of leaves), value, bias."""
         if level + 1 < self.trie.levels:
             code_P = torch.from_numpy(self.trie.codes[level][place_P])
             vector_PD, content_PC = self.vectors.code_VD[level][code_P], self.contents[level][torch.from_numpy(place_P)]
             novelty_P, bias_P = torch.zeros(len(place_P)), self.decoder.code_bias[level][code_P]
+            value_P = self.decoder.code_value[level].detach()[code_P]
         else:
             row_P = torch.from_numpy(self.trie.item_of_leaf[place_P].astype(np.int64))
             vector_PD, content_PC = self.vectors.leaves(row_P), self.decoder.content_RC[row_P]
             novelty_P, bias_P = torch.from_numpy(self.novelty_R)[row_P], self.decoder.leaf_bias[row_P]
-        return torch.cat([vector_PD, content_PC, novelty_P[:, None], bias_P[:, None]], 1)
+            value_P = self.decoder.value_bias[row_P]
+        return torch.cat([vector_PD, content_PC, novelty_P[:, None], value_P[:, None], bias_P[:, None]], 1)
 
     def _hinted(self, asked: Wanted, level: int, node_Q: IntArray, children: Children) -> Tensor:
         """What the hints that lie under the children add to them, (Q, C); under the root they are the same for all walks of a request."""

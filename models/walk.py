@@ -31,10 +31,12 @@ class Rule:
     """Share of the draw that is spread evenly over all legal items."""
     bonus_B: FloatArray
     """Added to a leaf's logit times its novelty."""
+    value_B: FloatArray
+    """Added to the logit of each code and item times what the value head says of it (less what it says of the whole slot)."""
 
     def at(self, at_Q: IntArray) -> "Rule":
         """One row for each walk."""
-        return Rule(self.temperature_B[at_Q], self.floor_B[at_Q], self.bonus_B[at_Q])
+        return Rule(self.temperature_B[at_Q], self.floor_B[at_Q], self.bonus_B[at_Q], self.value_B[at_Q])
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,15 @@ class Walker:
     def logits(self, state_QD: FloatArray, node_Q: IntArray, children: Children, prefix: list[CountArray], asked: Wanted) -> FloatArray:
         """Logits of the children of level `len(prefix)` after all that is added and the temperature, (Q, C); illegal ones not yet out."""
         level, decoder = len(prefix), self.decoder
-        query_QD = decoder.query(state_QD, prefix)
+        query_QD, value_Q1 = decoder.query(state_QD, prefix), asked.rule.value_B[:, None]
+        query_QD += value_Q1 * decoder.value(state_QD)
         if level + 1 < self.trie.levels:
-            logits_QC = decoder.code_logits(query_QD, level, children.of(self.trie.codes[level]))
+            code_QC = children.of(self.trie.codes[level])
+            logits_QC = decoder.code_logits(query_QD, level, code_QC)
+            logits_QC += value_Q1 * decoder.code_value[level][code_QC]
         else:
             logits_QC = decoder.leaf_logits(query_QD, children)
+            logits_QC += value_Q1 * children.of(decoder.leaves.value_bias_F)
             logits_QC += asked.rule.bonus_B[:, None] * children.of(self._novelty_F)
         if asked.remembered is not None and level:
             self._tell(logits_QC, asked.remembered, level, asked.of_Q, node_Q, children)

@@ -184,6 +184,7 @@ class Engine:
             temperature=policy.drawing.temperature,
             floor=policy.drawing.floor,
             novelty_bonus=policy.drawing.novelty_bonus,
+            value_weight=policy.drawing.value_weight,
             behavior_digest=self.identity.behavior_digest,
             seed=asked.seed,
             degraded=self._degraded.get(one.variant, Degraded.DEGRADED_NO_POLICY),

@@ -281,4 +281,5 @@ def _rule(decisions: Sequence[Decision], own_B: npt.NDArray[np.bool_]) -> Rule:
         np.where(own_B, [decision.temperature for decision in decisions], 1).astype(np.float32),
         np.where(own_B, [decision.floor for decision in decisions], 0).astype(np.float32),
         np.where(own_B, [decision.novelty_bonus for decision in decisions], 0).astype(np.float32),
+        np.where(own_B, [decision.value_weight for decision in decisions], 0).astype(np.float32),
     )

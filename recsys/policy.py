@@ -29,6 +29,8 @@ class DrawingConfig:
     """Share of each slot that is spread evenly over all legal items."""
     novelty_bonus: float = 0.5
     """Added to the logit of an item never shown; falls with 1 / sqrt(1 + exposures)."""
+    value_weight: float = 4.0
+    """Added to each logit, times what the value head says: expected rewards choose beside what is usually taken."""
 
     def __post_init__(self) -> None:
         if self.way not in WAYS:
@@ -39,6 +41,8 @@ class DrawingConfig:
             raise ValueError(f"drawing.floor is {self.floor}; it must be 0..0.99")
         if not 0 <= self.novelty_bonus <= 20:
             raise ValueError(f"drawing.novelty_bonus is {self.novelty_bonus}; it must be 0..20")
+        if not 0 <= self.value_weight <= 100:
+            raise ValueError(f"drawing.value_weight is {self.value_weight}; it must be 0..100")
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class UniformPolicy:
     trained_through_ms = 0
 
     def __init__(self) -> None:
-        self.drawing = DrawingConfig(temperature=1, floor=0, novelty_bonus=0)
+        self.drawing = DrawingConfig(temperature=1, floor=0, novelty_bonus=0, value_weight=0)
         self._items = PlainItems()
 
     def decide(self, asked: Sequence[Asked], catalogue: Catalogue) -> list[Choice]:
@@ -174,4 +178,5 @@ def _uniform(seeds: Sequence[int], size: int, numbers: int) -> FloatArray:
 
 
 def _rule(drawing: DrawingConfig, batch: int) -> Rule:
-    return Rule(*(np.full(batch, value, np.float32) for value in (drawing.temperature, drawing.floor, drawing.novelty_bonus)))
+    numbers = (drawing.temperature, drawing.floor, drawing.novelty_bonus, drawing.value_weight)
+    return Rule(*(np.full(batch, value, np.float32) for value in numbers))

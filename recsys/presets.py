@@ -17,8 +17,11 @@ from streaming.joiner import JoinConfig
 
 
 def standard() -> Config:
-    """Two levels of ids, two layers of 64: what two cores serve in milliseconds and learn in well under a second a minute."""
-    return Config()
+    """Plain ids, two layers of 64: what two cores serve in milliseconds and learn in about a second a minute, up to some 10⁴ items.
+
+    For more items, `--set model.tokenizer.levels=2` (tests/bench/rank.md and generate.md say from where on).
+    """
+    return Config(model=ModelConfig(tokenizer=TokenizerConfig(levels=1)))
 
 
 def tiny() -> Config:
@@ -30,7 +33,7 @@ def tiny() -> Config:
         learner=LearnerConfig(
             replay_share=0.6, reservoir=2048, trainer=TrainerConfig(lr=0.01, passes=4, warm_start=WarmStartConfig(epochs=2, batch=32))
         ),
-        drawing=DrawingConfig(temperature=1.0),
+        drawing=DrawingConfig(temperature=1.0, value_weight=1.0),
         engine=EngineConfig(default_slate_size=5, exclude_seen=False),
     )
 

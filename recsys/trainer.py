@@ -57,6 +57,10 @@ class TrainerConfig:
     """Step size of what all items share, relative to that of item rows and heads."""
     successors_keep: float = 0.9995
     """What counts of successors keep of their weight from one minute learned to the next."""
+    value_spread: float = 0.7
+    """Logits by which items are expected to differ in what they earn, beyond what content and context say."""
+    value_keep: float = 0.998
+    """What is kept from minute to minute of how sure that is: old news are overruled sooner."""
     user_cap: int = 4
     """Slates that one user counts for in one minute; more share the weight of these."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -65,6 +69,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         limits = {"lr": (1e-8, 1), "passes": (1, 100), "trunk_share": (0, 1), "successors_keep": (0, 1), "user_cap": (1, 1_000_000)}
+        limits |= {"value_spread": (0.01, 10), "value_keep": (0, 1)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be {low}..{high}")
@@ -112,7 +117,9 @@ class Trainer:
                 LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
-            self._step(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
+            terms = self._step(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
+            if step * config.epochs < len(parts):  # each exposure is told of once
+                decoder.correct(*terms.surprise.of(len(part)), self.config.value_spread)
         decoder.eval()
         self.optimizer = self._new_optimizer(self.config.lr)
         self.model.count(*followed(lessons, self.model.vocabulary), 1.0)
@@ -135,6 +142,8 @@ class Trainer:
                 for parameter, old in zip(parameters, before, strict=True):
                     parameter.copy_(old)
         else:  # a refused minute leaves no counts either
+            self.model.decoder.value_information *= self.config.value_keep
+            self.model.decoder.correct(*terms.surprise.of(len(fresh)), self.config.value_spread)
             self.model.count(*followed([lesson for lesson in fresh if lesson.own], self.model.vocabulary), self.config.successors_keep)
         return terms, reason
 

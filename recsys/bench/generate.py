@@ -250,7 +250,7 @@ def _ivf(subject: Subject, runs: int) -> dict[str, float]:
 
 
 def _rule(batch: int) -> Rule:
-    return Rule(*(np.full(batch, value, np.float32) for value in (0.35, 0.02, 0.5)))
+    return Rule(*(np.full(batch, value, np.float32) for value in (0.35, 0.02, 0.5, 1.0)))
 
 
 def _medians_ms(works: Sequence[Callable[[], object]], runs: int) -> list[float]:

@@ -88,7 +88,7 @@ def _slot_by_slot(model: NextItemDecoder) -> Callable[[Sequence[IntArray]], IntA
     def slates(histories: Sequence[IntArray]) -> IntArray:
         batch = len(histories)
         legal = Legal.of(trie, [np.zeros(0, np.int64)] * batch, [None] * batch)
-        rule = Rule(*(np.full(batch, value, np.float32) for value in (GREEDY, 0, 0)))
+        rule = Rule(*(np.full(batch, value, np.float32) for value in (GREEDY, 0, 0, 0)))
         uniform_BSU = np.full((batch, SLATE, trie.levels + 1), 0.5, np.float32)
         return generator.draw(context_of(right_aligned(histories, model.history)), legal, rule, uniform_BSU, np.full(batch, SLATE)).item_BS
 

@@ -26,7 +26,7 @@ class Record(_message.Message):
     def __init__(self, schema: _Optional[int] = ..., append_time_ms: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., event: _Optional[_Union[_recommender_pb2.Event, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., control: _Optional[_Union[Control, _Mapping]] = ..., item: _Optional[_Union[ItemChange, _Mapping]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("decision_id", "user_id", "event_time_ms", "variant", "policy_version", "decision_token", "item_ids", "slot_logprobs", "memory_offset", "items_offset", "request_id", "slate_size", "context", "exclude_item_ids", "candidate_item_ids", "where", "seen_excluded", "way", "temperature", "floor", "novelty_bonus", "behavior_digest", "seed", "degraded", "trained_through_ms")
+    __slots__ = ("decision_id", "user_id", "event_time_ms", "variant", "policy_version", "decision_token", "item_ids", "slot_logprobs", "memory_offset", "items_offset", "request_id", "slate_size", "context", "exclude_item_ids", "candidate_item_ids", "where", "seen_excluded", "way", "temperature", "floor", "novelty_bonus", "behavior_digest", "seed", "degraded", "trained_through_ms", "value_weight")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class Decision(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     TRAINED_THROUGH_MS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     user_id: str
     event_time_ms: int
@@ -91,7 +92,8 @@ class Decision(_message.Message):
     seed: int
     degraded: _recommender_pb2.Degraded
     trained_through_ms: int
-    def __init__(self, decision_id: _Optional[str] = ..., user_id: _Optional[str] = ..., event_time_ms: _Optional[int] = ..., variant: _Optional[str] = ..., policy_version: _Optional[int] = ..., decision_token: _Optional[str] = ..., item_ids: _Optional[_Iterable[str]] = ..., slot_logprobs: _Optional[_Iterable[float]] = ..., memory_offset: _Optional[int] = ..., items_offset: _Optional[int] = ..., request_id: _Optional[str] = ..., slate_size: _Optional[int] = ..., context: _Optional[_Mapping[str, str]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., candidate_item_ids: _Optional[_Iterable[str]] = ..., where: _Optional[_Mapping[str, str]] = ..., seen_excluded: _Optional[bool] = ..., way: _Optional[str] = ..., temperature: _Optional[float] = ..., floor: _Optional[float] = ..., novelty_bonus: _Optional[float] = ..., behavior_digest: _Optional[str] = ..., seed: _Optional[int] = ..., degraded: _Optional[_Union[_recommender_pb2.Degraded, str]] = ..., trained_through_ms: _Optional[int] = ...) -> None: ...
+    value_weight: float
+    def __init__(self, decision_id: _Optional[str] = ..., user_id: _Optional[str] = ..., event_time_ms: _Optional[int] = ..., variant: _Optional[str] = ..., policy_version: _Optional[int] = ..., decision_token: _Optional[str] = ..., item_ids: _Optional[_Iterable[str]] = ..., slot_logprobs: _Optional[_Iterable[float]] = ..., memory_offset: _Optional[int] = ..., items_offset: _Optional[int] = ..., request_id: _Optional[str] = ..., slate_size: _Optional[int] = ..., context: _Optional[_Mapping[str, str]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., candidate_item_ids: _Optional[_Iterable[str]] = ..., where: _Optional[_Mapping[str, str]] = ..., seen_excluded: _Optional[bool] = ..., way: _Optional[str] = ..., temperature: _Optional[float] = ..., floor: _Optional[float] = ..., novelty_bonus: _Optional[float] = ..., behavior_digest: _Optional[str] = ..., seed: _Optional[int] = ..., degraded: _Optional[_Union[_recommender_pb2.Degraded, str]] = ..., trained_through_ms: _Optional[int] = ..., value_weight: _Optional[float] = ...) -> None: ...
 
 class Tick(_message.Message):
     __slots__ = ("event_time_ms",)
