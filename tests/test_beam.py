@@ -38,7 +38,7 @@ def chances(model: Model, request: Requests) -> np.ndarray:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("levels", LEVELS)
-def test_the_first_slot_is_drawn_as_often_as_slot_by_slot(levels: int, rule: tuple[float, float, float]) -> None:
+def test_the_first_slot_is_drawn_as_often_as_slot_by_slot(levels: int, rule: tuple[float, float, float, float]) -> None:
     """17,000 draws of three slots, about 200,000 over all depths and rules."""
     model = random_model(levels, levels, num_items=14, codes=3)
     request = one_request(levels, model, 3, rule)
@@ -50,7 +50,7 @@ def test_the_first_slot_is_drawn_as_often_as_slot_by_slot(levels: int, rule: tup
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("levels", LEVELS)
-def test_two_slots_are_drawn_as_often_as_their_sum_says(levels: int, rule: tuple[float, float, float]) -> None:
+def test_two_slots_are_drawn_as_often_as_their_sum_says(levels: int, rule: tuple[float, float, float, float]) -> None:
     """All pairs of five items: without replacement from the first slot's chances, p(a) p(b) / (1 - p(a))."""
     model = random_model(20 + levels, levels, num_items=5, codes=2, retired=0)
     request = freed(one_request(0, model, 2, rule), model)
@@ -68,7 +68,7 @@ def test_two_slots_are_drawn_as_often_as_their_sum_says(levels: int, rule: tuple
 def test_weights_by_kappa_estimate_sums_over_the_catalogue_without_bias(levels: int, floor: float) -> None:
     """Σ f(a) / P(a passes κ) over the drawn items has the mean Σ f(a) over all legal ones (Horvitz and Thompson; Kool et al. 2019)."""
     model = random_model(30 + levels, levels, num_items=12, codes=3, retired=0)
-    request = freed(one_request(0, model, 4, (1.0, floor, 0.5)), model)
+    request = freed(one_request(0, model, 4, (1.0, floor, 0.5, 0.0)), model)
     slates = many_times(request, 40_000, 0, seed=levels).drawn_by(model.generator, "beam")
     assert slates.kappa_B is not None
     chance_R = chances(model, request)
@@ -83,7 +83,7 @@ def test_weights_by_kappa_estimate_sums_over_the_catalogue_without_bias(levels: 
 
 def test_where_all_is_drawn_nothing_is_held_back() -> None:
     model = random_model(3, levels=2, num_items=4, retired=0)
-    request = freed(one_request(0, model, 6, (1.0, 0.1, 0.0)), model)
+    request = freed(one_request(0, model, 6, (1.0, 0.1, 0.0, 0.0)), model)
     slates = request.drawn_by(model.generator, "beam")
     assert slates.kappa_B is not None
     assert slates.kappa_B.tolist() == [-np.inf]

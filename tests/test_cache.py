@@ -22,7 +22,7 @@ def test_a_kept_memory_is_one_made_anew_and_draws_the_same(seed: int, length: in
     model = random_model(seed, levels=2, num_items=20, retired=0)
     random = np.random.default_rng(seed)
     rows = np.stack([random.integers(0, 21, length), random.integers(1, NUM_KINDS, length), random.integers(0, 16, length)], 1)
-    generator, request = model.generator, freed(one_request(0, model, 4, (1.0, 0.1, 0.0)), model)
+    generator, request = model.generator, freed(one_request(0, model, 4, (1.0, 0.1, 0.0, 0.0)), model)
     cache = MemoryCache(generator.decoder)
     for done, row in enumerate([None, *rows]):
         if row is not None:

@@ -114,7 +114,7 @@ def test_an_item_the_version_does_not_know_waits_for_the_next() -> None:
 def test_the_decision_in_the_log_says_everything() -> None:
     parts = bench(num_items=12)
     parts.engine.record([watched("item11", user_id="someone"), watched("item11", event_id="again")])
-    drawing = DrawingConfig(temperature=1.5, floor=0.1, novelty_bonus=0.25)
+    drawing = DrawingConfig(temperature=1.5, floor=0.1, novelty_bonus=0.25, value_weight=0.75)
     parts.engine.serve(VARIANT, GenerativePolicy(small_artifact(item_ids(12), 4), drawing), Degraded.DEGRADED_LAST_GOOD)
     wish = {"exclude_item_ids": ["item0"], "candidate_item_ids": item_ids(9), "where": {"genre": "a"}}
     answer = ask(parts, request_id="r1", slate_size=2, context={"surface": "home"}, event_time_ms=NOW_MS - 5, **wish)
@@ -142,6 +142,7 @@ def test_the_decision_in_the_log_says_everything() -> None:
         "temperature": 1.5,
         "floor": 0.1,
         "novelty_bonus": 0.25,
+        "value_weight": 0.75,
         "behavior_digest": "digest",
         "seed": decision.seed,
         "degraded": Degraded.DEGRADED_LAST_GOOD,

@@ -322,6 +322,7 @@ def decide(case: Served, memory: Memory, seed: int, drawing: DrawingConfig) -> t
         temperature=drawing.temperature,
         floor=drawing.floor,
         novelty_bonus=drawing.novelty_bonus,
+        value_weight=drawing.value_weight,
     )
     return decision, view
 
@@ -335,7 +336,7 @@ def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, level
     log = random_log(seed, 30)
     memory = memory_of(log, MemoryConfig(rows=12, kinds=("click",)))
     assert memory.config.num_kinds == NUM_KINDS
-    drawing = DrawingConfig(way=way, temperature=0.8, floor=0.1, novelty_bonus=0.7)
+    drawing = DrawingConfig(way=way, temperature=0.8, floor=0.1, novelty_bonus=0.7, value_weight=1.5)
     made = [decide(case, memory, 100 * seed + number, drawing) for number in range(8)]
     for number in range(20):
         memory.apply(0, log[-1][0] + 1 + number, did(case.then.item_ids[0], event_id=f"later{number}"))

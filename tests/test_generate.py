@@ -144,6 +144,7 @@ def random_rule(random: np.random.Generator, batch: int) -> Rule:
         temperature_B=random.choice([0.3, 1.0, 2.5], batch).astype(np.float32),
         floor_B=random.choice([0.0, 0.02, 0.5], batch).astype(np.float32),
         bonus_B=random.choice([0.0, 1.5], batch).astype(np.float32),
+        value_B=random.choice([0.0, 2.0], batch).astype(np.float32),
     )
 
 
@@ -188,7 +189,7 @@ def random_requests(seed: int | list[int], model: Model, batch: int, slots: int,
     )
 
 
-def one_request(seed: int, model: Model, slots: int, rule: tuple[float, float, float]) -> Requests:
+def one_request(seed: int, model: Model, slots: int, rule: tuple[float, float, float, float]) -> Requests:
     """One request for a whole slate, with a limited choice for odd seeds."""
     requests = random_requests(seed, model, 1, slots, limited=seed % 2)
     return replace(requests, sizes_B=np.array([slots]), rule=Rule(*(np.array([value], np.float32) for value in rule)))
@@ -258,12 +259,12 @@ def test_the_scores_of_all_still_legal_items_sum_to_one(seed: int, levels: int, 
         assert (probability_Q >= 0).all()
 
 
-RULES = [(1.0, 0.0, 0.0), (0.7, 0.3, 0.0), (1.5, 0.05, 1.0)]
+RULES = [(1.0, 0.0, 0.0, 0.0), (0.7, 0.3, 0.0, 1.0), (1.5, 0.05, 1.0, 3.0)]
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("levels", LEVELS)
-def test_what_is_reported_sums_to_one_and_is_how_often_it_is_drawn(levels: int, rule: tuple[float, float, float]) -> None:
+def test_what_is_reported_sums_to_one_and_is_how_often_it_is_drawn(levels: int, rule: tuple[float, float, float, float]) -> None:
     """17,000 draws of one slot, after none and after two slots that are held: each legal item's share is what was said of it.
 
     About 200,000 of each kind over all depths and rules.
@@ -301,7 +302,7 @@ def share_fits(count: np.ndarray, probability: np.ndarray) -> bool:
 
 def test_whole_slates_are_drawn_as_often_as_the_sum_of_their_slots_says() -> None:
     model = random_model(3, levels=2, num_items=6, retired=0)
-    request = freed(one_request(0, model, 2, (1.0, 0.1, 0.5)), model)
+    request = freed(one_request(0, model, 2, (1.0, 0.1, 0.5, 0.0)), model)
     slates = many_times(request, 40_000, 0, seed=5).drawn_by(model.generator)
     _, first, count = np.unique(slates.item_BS, axis=0, return_index=True, return_counts=True)
     probability = np.exp(slates.logprob_BS[first].sum(1))
@@ -313,7 +314,7 @@ def test_whole_slates_are_drawn_as_often_as_the_sum_of_their_slots_says() -> Non
 @pytest.mark.parametrize("levels", LEVELS)
 def test_the_floor_alone_is_even_over_the_legal_items(levels: int) -> None:
     model = random_model(levels, levels, num_items=14)
-    request = one_request(levels, model, 1, (1.0, 0.999, 0.0))
+    request = one_request(levels, model, 1, (1.0, 0.999, 0.0, 0.0))
     slates = many_times(request, 20_000, 0, seed=levels).drawn_by(model.generator)
     legal, count = still_legal(request, slates.item_BS, 0, 0), np.bincount(slates.item_BS[:, 0], minlength=15)
     assert np.exp(slates.logprob_BS) == pytest.approx(1 / len(legal), abs=0.001)
@@ -324,7 +325,7 @@ def test_the_floor_alone_is_even_over_the_legal_items(levels: int) -> None:
 def test_temperature_floor_and_bonus_do_to_the_leaves_what_they_say(levels: int) -> None:
     """One node of leaves (all prefixes alike), by hand: softmax((logit + bonus · novelty) / temperature), and the floor."""
     model = random_model(7, levels, num_items=6, codes=1, retired=0)
-    request = freed(one_request(0, model, 1, (1.0, 0.0, 0.0)), model)
+    request = freed(one_request(0, model, 1, (1.0, 0.0, 0.0, 0.0)), model)
     rows = np.flatnonzero(request.legal_BR[0])
     item_BS, at_Q = np.zeros((1, 1), np.int64), np.zeros(len(rows), np.int64)
 
@@ -333,10 +334,29 @@ def test_temperature_floor_and_bonus_do_to_the_leaves_what_they_say(levels: int)
         with torch.no_grad():
             return scores(model, ruled, item_BS, at_Q, at_Q, rows).exp().numpy()
 
-    plain = np.log(probabilities(1.0, 0.0, 0.0))
+    plain = np.log(probabilities(1.0, 0.0, 0.0, 0.0))
     weight = np.exp((plain + 1.5 * model.novelty_R[rows]) / 0.5)
-    assert probabilities(0.5, 0.0, 1.5) == pytest.approx(weight / weight.sum(), abs=1e-5)
-    assert probabilities(0.5, 0.25, 1.5) == pytest.approx(0.75 * weight / weight.sum() + 0.25 / len(rows), abs=1e-5)
+    assert probabilities(0.5, 0.0, 1.5, 0.0) == pytest.approx(weight / weight.sum(), abs=1e-5)
+    assert probabilities(0.5, 0.25, 1.5, 0.0) == pytest.approx(0.75 * weight / weight.sum() + 0.25 / len(rows), abs=1e-5)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_what_is_expected_moves_the_odds_of_each_item_and_no_choice_moves_what_is_expected(levels: int) -> None:
+    """One node of leaves, by hand: softmax(logit + weight · value); and no gradient of a log-probability reaches the value head."""
+    model = random_model(9, levels, num_items=6, codes=1, retired=0)
+    request = freed(one_request(0, model, 1, (1.0, 0.0, 0.0, 0.0)), model)
+    rows, decoder = np.flatnonzero(request.legal_BR[0]), model.decoder
+    item_BS, at_Q = np.zeros((1, 1), np.int64), np.zeros(len(rows), np.int64)
+    plain = scores(model, request, item_BS, at_Q, at_Q, rows).detach().numpy()
+    state_BSD = decoder.states(model.scored.vectors, request.context, torch.from_numpy(item_BS))
+    value = decoder.value_logits(model.scored.vectors, state_BSD[:, 0].expand(len(rows), -1), torch.from_numpy(rows)).detach().numpy()
+    weight = np.exp(plain + 2 * value)
+    ruled = replace(request, rule=replace(request.rule, value_B=np.full(1, 2, np.float32)))
+    found = scores(model, ruled, item_BS, at_Q, at_Q, rows)
+    assert found.exp().detach().numpy() == pytest.approx(weight / weight.sum(), abs=1e-5)
+    assert np.ptp(value) > 0.5
+    found[0].backward()
+    assert all(p.grad is None for name, p in decoder.named_parameters() if name.startswith(("value", "code_value")))
 
 
 # One number, wherever it is computed ----------------------------------------------------------------------------------
@@ -455,7 +475,7 @@ def lawful(slates: Slates, requests: Requests) -> bool:
 @pytest.mark.parametrize("levels", LEVELS)
 def test_a_catalogue_of_one_item_is_certain(levels: int, floor: float, way: str) -> None:
     model = random_model(1, levels, num_items=1, retired=0)
-    request = freed(one_request(0, model, 3, (1.0, floor, 1.0)), model)
+    request = freed(one_request(0, model, 3, (1.0, floor, 1.0, 0.0)), model)
     slates = request.drawn_by(model.generator, way)
     assert slates.item_BS.tolist() == [[1, 0, 0]]
     assert slates.logprob_BS == pytest.approx(np.zeros((1, 3)), abs=1e-6)
@@ -467,7 +487,7 @@ def test_a_catalogue_of_one_item_is_certain(levels: int, floor: float, way: str)
 def test_nothing_legal_is_an_empty_slate(levels: int, limited: bool, way: str) -> None:
     model = random_model(2, levels, num_items=5, retired=0)
     legal = Legal.of(model.trie, [NOTHING if limited else np.arange(5)], [NOTHING if limited else None])
-    request = replace(one_request(0, model, 3, (1.0, 0.1, 1.0)), legal=legal)
+    request = replace(one_request(0, model, 3, (1.0, 0.1, 1.0, 0.0)), legal=legal)
     slates = request.drawn_by(model.generator, way)
     assert not slates.item_BS.any()
     assert not slates.logprob_BS.any()
@@ -511,7 +531,7 @@ def test_the_gradient_of_scores_is_finite_and_reaches_all_that_is_asked(levels: 
     item_BS = requests.drawn_by(model.generator, way).item_BS
     at_B, at_S = item_BS.nonzero()
     scores(model, requests, item_BS, at_B, at_S, item_BS[at_B, at_S], way).sum().backward()
-    unread = ("value",) if way == "slot" else ("value", "from_slot")  # a beam sees no slot before
+    unread = ("value", "code_value") if way == "slot" else ("value", "code_value", "from_slot")  # a beam sees no slot before
     gradients = {name: p.grad for name, p in model.decoder.named_parameters() if not name.startswith(unread)}
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients.values())
     if temperature == 1:

@@ -69,6 +69,7 @@ GOLDEN: list[tuple[Decision | Event | Tick | Control | ItemChange, str]] = [
         "480b500c5a02723160026a0f0a07737572666163651204686f6d657201787a01617a01627a017882010a0a046c616e671202656e880101920104736c"
         "6f749901000000000000e03fa101000000000000d03fa901000000000000e83fb201026264b80163c00102c8018407",
     ),
+    (Decision(decision_id="d2", value_weight=2), "080110b9601a0e0a026432d1010000000000000040"),  # came later
     (
         Event(event_id="e1", user_id="u1", event_time_ms=2, exposure=Exposure(decision_token="t", slots=[0, 2])),
         "080110b96022130a02653112027531180222070a017412020002",

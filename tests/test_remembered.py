@@ -46,8 +46,8 @@ def test_every_level_is_moved_by_what_lies_under_each_child(levels: int) -> None
     ids = list(map(tuple, ids_NK.tolist()))
     item_L, kind_L = np.array([3, 0, 5, 3, 7, 3, 12, 12]), np.array([0, 2, 4, 1, 5, 2, 3, 3])  # a blank row, one not known, two alike
     columns = (item_L[None], kind_L[None], np.zeros((1, 8), np.int64), np.zeros((1, 1), np.int64))
-    rule = Rule(*(np.array([value], np.float32) for value in (temperature, 0.0, 0.0)))
-    request = replace(freed(one_request(0, model, 1, (1, 0, 0)), model), context=Context(*columns), rule=rule)
+    rule = Rule(*(np.array([value], np.float32) for value in (temperature, 0.0, 0.0, 0.0)))
+    request = replace(freed(one_request(0, model, 1, (1, 0, 0, 0.0)), model), context=Context(*columns), rule=rule)
     repeat = model.decoder.hint_logits()[0].detach().clone() / 10
     with torch.no_grad():
         model.decoder.repeat.zero_()
@@ -90,8 +90,8 @@ def test_successors_and_likeness_add_what_the_counts_and_contents_say(levels: in
     model = replace(random_model(3, levels, num_items, codes=2, retired=0), trie=Trie.built(ids_NK, np.zeros(num_items, bool)))
     item_L, kind_L = np.array([4, 2, 0, 6, 2]), np.array([2, 1, 0, 3, 2])
     columns = (item_L[None], kind_L[None], np.zeros((1, 5), np.int64), np.zeros((1, 1), np.int64))
-    rule = Rule(*(np.array([value], np.float32) for value in (1.0, 0.0, 0.0)))
-    request = replace(freed(one_request(0, model, 1, (1, 0, 0)), model), context=Context(*columns), rule=rule)
+    rule = Rule(*(np.array([value], np.float32) for value in (1.0, 0.0, 0.0, 0.0)))
+    request = replace(freed(one_request(0, model, 1, (1, 0, 0, 0.0)), model), context=Context(*columns), rule=rule)
     decoder, content_NC = model.decoder, model.decoder.content_RC.numpy()[1 : num_items + 1]
     follow, match = 10 * decoder.follow.detach().numpy().copy(), 10 * decoder.match.detach().numpy().copy()
     with torch.no_grad():
