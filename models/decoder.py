@@ -350,7 +350,7 @@ class Decoder(nn.Module):
         """
         self.value_information.index_add_(0, item_Q, information_Q)
         step_R = torch.zeros_like(self.value_bias).index_add_(0, item_Q, error_Q)
-        self.value_bias += step_R / (spread**-2 + self.value_information)
+        self.value_bias.add_(step_R / (spread**-2 + self.value_information))
 
     def code_value_logits(self, vectors: Vectors, state_QD: Tensor, code_Q: Tensor, level: int) -> Tensor:
         """The same of a code of an inner level, (Q,): the reward of what was shown under it."""

@@ -158,7 +158,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     error_Q, information_Q = weight_Q * (reward_Q.clamp(0, 1) - expected_Q), weight_Q * expected_Q * (1 - expected_Q)
     surprise = Surprise(len(batch.own_B), at_B, torch.from_numpy(item_Q), error_Q, information_Q)
     ratios = Ratios.of(logprob_Q[own_Q], logged_Q[own_Q])
-    return Terms(loss, *(float(term.detach()) for term in (policy, value, likelihood)), ratios, surprise)
+    return Terms(loss, float(policy.detach()), float(value.detach()), float(likelihood.detach()), ratios, surprise)
 
 
 def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ class Subject:
         vector_FD = random.standard_normal((items + 1, width), np.float32)
         inverse_F = 1 / np.sqrt(np.vecdot(vector_FD, vector_FD))
         content_FC = np.resize(random.standard_normal((min(items, 100_000) + 1, CONTENT), np.float32), (items + 1, CONTENT))
-        leaves = LeafVectors(vector_FD, inverse_F, np.zeros(items + 1, np.float32), content_FC, trie.leaf_of_item)
+        nothing_F = np.zeros(items + 1, np.float32)
+        leaves = LeafVectors(vector_FD, inverse_F, nothing_F, nothing_F, content_FC, trie.leaf_of_item)
         frozen = FrozenDecoder(decoder, leaves)
         return Subject(Generator(frozen, trie, np.ones(items + 1, np.float32), _successors(random, items)), build_s)
 
