@@ -38,6 +38,8 @@ from streaming.log import EventLog
 LOG = logging.getLogger(__name__)
 
 STATE_SCHEMA = 2
+READ_RECORDS = 1_000
+"""Records of a partition that are read at once: what is read ahead waits in the joiner, in memory and in every checkpoint."""
 STATS_KEPT = 2_000
 """Versions of which the figures are remembered."""
 
@@ -159,7 +161,7 @@ class Learner:
         started = time.perf_counter()
         self._let_go()
         for partition in range(self._log.num_partitions):
-            records = self._log.read(partition, self.joiner.next_offset(partition))
+            records = self._log.read(partition, self.joiner.next_offset(partition), READ_RECORDS)
             self.joiner.apply(partition, records)
             for record in records:
                 self._remember(partition, record.offset, record.value)

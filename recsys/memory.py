@@ -133,7 +133,7 @@ class Memory:
         slates = [(key, slate) for _, user in users for key, slate in user.slates.items()]
         said = [one for _, slate in slates for one in sorted(slate.said)]
         parts = [self._rows_kept(user, self.keep_from[user.partition]) for _, user in users]
-        rows = np.concatenate([np.zeros(0, _ROW), *parts])
+        rows = np.concatenate([np.zeros(0, _ROW), *parts], dtype=_ROW)
         return {
             "next_offset": np.array(self.next_offset, np.int64),
             **joined("user", encoded(user_id for user_id, _ in users)),
@@ -249,7 +249,7 @@ class Memory:
     def _rows_kept(self, user: _User, keep_from: int | None) -> RowArray:
         """The rows that a view as of `keep_from` or later can hold; None: as of now."""
         end = user.num_rows
-        if keep_from is not None:
+        if keep_from is not None and end > self.config.rows:
             end = int(np.searchsorted(user.rows["offset"][:end], keep_from))
         return user.rows[max(0, end - self.config.rows) : user.num_rows]
 
