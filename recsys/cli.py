@@ -158,9 +158,10 @@ def serve(
     if print_config:
         return _print_config(config)
     keys = [bytes.fromhex(key) for key in os.environ.get("RECSYS_TOKEN_KEYS", "").split(",") if key]
+    timeout_s = config.server.log_timeout_s
     place = Place(
-        log=opened(log, partitions=partitions),
-        items_log=opened(log, ITEMS_SUFFIX),
+        log=opened(log, partitions=partitions, timeout_s=timeout_s),
+        items_log=opened(log, ITEMS_SUFFIX, timeout_s=timeout_s),
         state_dir=state,
         seed=seed,
         access=_access(),

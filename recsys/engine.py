@@ -2,24 +2,25 @@
 
 Knows nothing of gRPC or of how weights are made. All that it answers with is a function of the records it has applied;
 whatever it acknowledges is in the log before it says so, and in the user's memory before the next request is answered.
+While the log is away it answers from what it knows, if it has a spool to keep the Decisions in.
 """
 
 import hashlib
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recsys.admission import MAX_ENTRIES, Admission, BadRequest, check_item
-from recsys.catalogue import Catalogue, change_of
 from recsys.experiment import ExperimentConfig, assign
 from recsys.features import Wish
+from recsys.journal import Journal
 from recsys.ledger import Ledger
 from recsys.memory import Memory, MemoryConfig
 from recsys.policy import Asked, Choice, Policy, UniformPolicy
+from recsys.spool import Spool
 from recsys.tokens import TokenMint
 from streaming.clock import Clock
-from streaming.events import Decision, Event, Item, ItemChange, Tick, UnreadableRecord, decode, encode
+from streaming.events import Decision, Event, Item, ItemChange, encode
 from streaming.log import Entry, EventLog, partition_of
 from streaming.proto.recommender_pb2 import Degraded, RecommendRequest, RecommendResponse, Rejection, Seen, Slot
 
@@ -47,6 +48,8 @@ class Identity:
 
     run_seed: int
     behavior_digest: str
+    server: str = ""
+    """Tells servers of one log apart: part of the ids of Decisions for requests without an id."""
 
 
 class Engine:
@@ -63,18 +66,20 @@ class Engine:
         log: EventLog,
         items_log: EventLog,
         mint: TokenMint,
+        spool: Spool | None = None,
     ) -> None:
+        """Begins with the log away too. Without a `spool` no request is answered while it is."""
         self.config, self.experiment, self.identity, self.clock = config, experiment, identity, clock
-        self._log, self._items_log, self._mint = log, items_log, mint
+        self._mint = mint
         self._admission = Admission(config.future_ms, mint, is_wall=clock.is_wall)
-        self._lock = threading.RLock()
         self._policies: dict[str, Policy] = {}
         self._cold = UniformPolicy()
         self._degraded: dict[str, Degraded] = {}
         self.memory = Memory(memory, log.num_partitions)
-        self.catalogue = Catalogue()
         self._ledger = Ledger(config.token_lifetime_ms)
-        self.catch_up()
+        self._journal = Journal(log, items_log, self.memory, self._ledger, spool)
+        self._lock = self._journal.lock
+        self.catalogue = self._journal.catalogue
 
     # What is served --------------------------------------------------------------------------------------------------
 
@@ -84,22 +89,18 @@ class Engine:
             self._policies[variant] = policy
             self._degraded[variant] = degraded
 
+    @property
+    def num_spooled(self) -> int:
+        """Decisions that wait for the log."""
+        return self._journal.num_waiting
+
     def catch_up(self) -> None:
-        """Apply what others appended: all that is in the log now."""
-        with self._lock:
-            for partition in range(self._log.num_partitions):
-                self._read_on(partition)
-            while records := self._items_log.read(0, self.catalogue.next_offset):
-                for record in records:
-                    self._apply_item(record.offset, record.value)
+        """Apply what others appended, all that is in the log now; first what waits for the log goes in. LogUnavailable."""
+        self._journal.catch_up()
 
     def tick(self) -> None:
-        """Tell every partition what time it is, so that an idle one holds nobody up."""
-        tick = Tick(event_time_ms=self.clock.now_ms())
-        value = encode(tick, tick.event_time_ms)
-        with self._lock:
-            self._append([Entry(b"", value, partition) for partition in range(self._log.num_partitions)])
-            self._append_items([value])
+        """Tell every partition what time it is, so that an idle one holds nobody up; after an absence of the log, catch up."""
+        self._journal.tick(self.clock.now_ms())
 
     # Recommend -------------------------------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ class Engine:
         before = [self._ledger.decision(request.user_id, request.request_id) for request in requests]
         asked = [self._asked(request) for request, known in zip(requests, before, strict=True) if known is None]
         made = self._decide(asked, now_ms)
-        self._append([Entry(decision.user_id.encode(), encode(decision, now_ms)) for decision in made])
+        self._journal.keep([Entry(decision.user_id.encode(), encode(decision, now_ms)) for decision in made])
         new = iter(made)
         return [known or next(new) for known in before]
 
@@ -144,7 +145,7 @@ class Engine:
             self.catalogue.next_offset,
         )
         # "=" and "#": a request called "#0" must not get the seed and the id of the user's first unnamed one
-        name = f"={request.request_id}" if request.request_id else f"#{self.memory.num_decisions(request.user_id)}"
+        name = f"={request.request_id}" if request.request_id else f"{self.identity.server}{self._journal.ordinal(request.user_id)}"
         digest = hashlib.sha256(f"{self.identity.run_seed}\0{request.user_id}\0{name}".encode()).digest()
         size = request.slate_size or self.config.default_slate_size
         seed = int.from_bytes(digest[16:24], "big")
@@ -171,7 +172,7 @@ class Engine:
             policy_version=policy.policy_version,
             item_ids=choice.item_ids,
             slot_logprobs=choice.logprobs,
-            memory_offset=self.memory.next_offset[partition_of(request.user_id.encode(), self._log.num_partitions)],
+            memory_offset=self.memory.next_offset[partition_of(request.user_id.encode(), self._journal.num_partitions)],
             items_offset=wish.items_offset,
             request_id=request.request_id,
             slate_size=asked.slate_size,
@@ -217,7 +218,7 @@ class Engine:
                 if not event.event_time_ms:
                     event.event_time_ms = now_ms
                 entries.append(Entry(event.user_id.encode(), encode(event, now_ms)))
-            self._append(entries)
+            self._journal.append(entries)
             return accepted, rejected
 
     # UpsertItems -----------------------------------------------------------------------------------------------------
@@ -237,53 +238,8 @@ class Engine:
                 else:
                     item.DiscardUnknownFields()
                     values.append(encode(ItemChange(event_time_ms=now_ms, item=item), now_ms))
-            self._append_items(values)
+            self._journal.append_items(values)
             return len(values), rejected
-
-    # The log ---------------------------------------------------------------------------------------------------------
-
-    def _append(self, entries: Sequence[Entry]) -> None:
-        """Make durable, then apply; what another server appended in between is applied before, in the log's order."""
-        if not entries:
-            return
-        for entry, position in zip(entries, self._log.append(entries), strict=True):
-            if position.offset == self.memory.next_offset[position.partition]:
-                self._apply(position.partition, position.offset, entry.value)
-            else:
-                self._read_on(position.partition)
-
-    def _append_items(self, values: Sequence[bytes]) -> None:
-        positions = self._items_log.append([Entry(b"", value, 0) for value in values]) if values else []
-        for value, position in zip(values, positions, strict=True):
-            while self.catalogue.next_offset < position.offset:
-                for record in self._items_log.read(0, self.catalogue.next_offset):
-                    self._apply_item(record.offset, record.value)
-            if position.offset == self.catalogue.next_offset:
-                self._apply_item(position.offset, value)
-
-    def _read_on(self, partition: int) -> None:
-        while records := self._log.read(partition, self.memory.next_offset[partition]):
-            for record in records:
-                self._apply(partition, record.offset, record.value)
-
-    def _apply(self, partition: int, offset: int, value: bytes) -> None:
-        try:
-            record = decode(value)
-        except UnreadableRecord:  # the joiner quarantines it; memory passes it
-            self.memory.next_offset[partition] = offset + 1
-            return
-        self.memory.apply(partition, offset, record)
-        self._ledger.remember(record)
-
-    def _apply_item(self, offset: int, value: bytes) -> None:
-        try:
-            change = change_of(value)
-        except UnreadableRecord:
-            change = None
-        if change is None:
-            self.catalogue.skip(offset)
-        else:
-            self.catalogue.apply(offset, change)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class Memory:
             self._apply_event(partition, offset, record.event)
 
     def num_decisions(self, user_id: str) -> int:
-        """How many Decisions of this user were applied."""
+        """How many Decisions of this user were applied; a copy of one that is still known counts once."""
         user = self._users.get(user_id)
         return user.num_decisions if user else 0
 
@@ -173,11 +173,11 @@ class Memory:
 
     def _remember(self, partition: int, decision: Decision) -> None:
         user = self._user(partition, decision.user_id)
-        user.num_decisions += 1
         oldest_ms = decision.event_time_ms - 1000 * self.config.decisions_s
         for decision_id in [key for key, slate in user.slates.items() if slate.event_time_ms < oldest_ms]:
             del user.slates[decision_id]
         if decision.decision_id not in user.slates:
+            user.num_decisions += 1
             keys = [item_key(item_id) for item_id in decision.item_ids]
             user.slates[decision.decision_id] = _Slate(decision.decision_token, decision.event_time_ms, keys)
 

@@ -26,10 +26,10 @@ State = Annotated[Path, typer.Option(help="Directory of versions and checkpoints
 Partitions = Annotated[int, typer.Option(min=1, max=1024, help="Partitions of a new log.")]
 
 
-def opened(url: str, suffix: str = "", partitions: int = 4) -> EventLog:
+def opened(url: str, suffix: str = "", partitions: int = 4, timeout_s: float = 10) -> EventLog:
     """The log at `url`, with the RECSYS_KAFKA_* settings of the environment."""
     security = {name.removeprefix("RECSYS_KAFKA_").lower(): value for name, value in os.environ.items() if name.startswith("RECSYS_KAFKA_")}
-    return open_log(url, suffix, partitions, kafka_security=security or None)
+    return open_log(url, suffix, partitions, kafka_security=security or None, timeout_s=timeout_s)
 
 
 def stop_on_signals() -> threading.Event:

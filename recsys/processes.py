@@ -20,6 +20,7 @@ from recsys.engine import Engine, Identity
 from recsys.keeper import Keeper
 from recsys.learner import Learner
 from recsys.server import Access, Server
+from recsys.spool import Spool
 from recsys.tokens import TokenMint
 from recsys.trainer import Seeds
 from streaming.clock import SystemClock
@@ -78,11 +79,12 @@ def server_of(config: Config, place: Place) -> Server:
         config.engine,
         config.memory,
         config.experiment,
-        Identity(place.seed, behavior_digest(config)),
+        Identity(place.seed, behavior_digest(config), config.server.name),
         clock=clock,
         log=place.log,
         items_log=place.items_log,
         mint=TokenMint(place.token_keys or [token_key(place.state_dir)], config.engine.token_lifetime_ms),
+        spool=Spool(place.state_dir / f"waiting-{config.server.name or 'decisions'}.spool", config.server.spool_max_bytes),
     )
     names = [name for name, _ in config.experiment.variants]
     return Server(config.server, engine, clock, place.state_dir, names, config.drawing, place.access)

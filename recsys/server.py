@@ -5,6 +5,8 @@ whoever drives the process; calls are answered by their own threads meanwhile.
 """
 
 import hmac
+import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +26,7 @@ from recsys.engine import Engine
 from recsys.hot_swap import HotSwap, Loaded
 from recsys.policy import DrawingConfig
 from recsys.recommender_pb2_grpc import RecommenderServicer, add_RecommenderServicer_to_server
+from recsys.spool import SpoolFull
 from streaming.clock import Clock
 from streaming.log import LogUnavailable
 from streaming.proto import recommender_pb2
@@ -40,6 +43,8 @@ from streaming.proto.recommender_pb2 import (
 )
 
 SERVICE = str(recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name)
+
+LOG = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
 
@@ -62,16 +67,29 @@ class ServerConfig:
     tick_interval_ms: int = 250
     grace_s: float = 5.0
     """How long `close` lets calls in flight finish."""
+    name: str = ""
+    """Tells the servers of one log apart: in the ids of Decisions, and their files in a state directory."""
+    log_timeout_s: float = 3.0
+    """How long a call waits for the log before it counts as away."""
+    spool_max_bytes: int = 256_000_000
+    """Size of the file of Decisions that wait for a log that is away; past it Recommend is UNAVAILABLE."""
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")
         if not host or not port.isdecimal() or int(port) > 65_535:
             raise ValueError(f"server.address is {self.address!r}; it must be HOST:PORT, the port 0..65535")
-        limits = {"max_workers": (1, 256), "max_batch": (1, 256), "max_concurrent": (1, 100_000), "max_message_bytes": (1_000, 64_000_000)}
-        limits |= {"tick_interval_ms": (1, 60_000), "grace_s": (0, 600)}
+        limits: dict[str, tuple[float, float]] = {
+            "max_workers": (1, 256),
+            "max_batch": (1, 256),
+            "max_concurrent": (1, 100_000),
+            "max_message_bytes": (1_000, 64_000_000),
+        }
+        limits |= {"tick_interval_ms": (1, 60_000), "grace_s": (0, 600), "log_timeout_s": (0.01, 600), "spool_max_bytes": (0, 10**12)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"server.{name} is {getattr(self, name)}; it must be {low}..{high}")
+        if not re.fullmatch("[a-z0-9-]{0,40}", self.name):
+            raise ValueError(f"server.name is {self.name!r}; it must be at most 40 of a..z, 0..9 and -")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +169,7 @@ class Server:
     def step(self) -> None:
         """Tick the log when it is time, take in what other servers appended, and follow the published versions.
 
-        With the log away everything else goes on; `stats()["log_error"]` says so until it is back.
+        With the log away everything else goes on; `stats()["log_error"]` says so until it is back, `"spooled"` how many wait for it.
         """
         now_ms = self._clock.now_ms()
         if self._ticked_at_ms is None or now_ms - self._ticked_at_ms >= self.config.tick_interval_ms:
@@ -159,8 +177,12 @@ class Server:
                 # Appending to every partition also reads what others appended there before.
                 self._engine.tick()
             except LogUnavailable as error:
+                if not self._log_error:
+                    LOG.warning("the log is away; decisions wait here until it is back: %s", error)
                 self._log_error = str(error)
             else:
+                if self._log_error:
+                    LOG.info("the log is back and has all decisions")
                 self._log_error = ""
                 self._ticked_at_ms = now_ms
         self._swap.follow()
@@ -170,6 +192,7 @@ class Server:
         return {
             "calls": self._service.calls(),
             "log_error": self._log_error,
+            "spooled": self._engine.num_spooled,
             "num_items": _num_items(self._engine.catalogue),
             "num_users": self._engine.memory.num_users,
             "variants": {variant: _version_stats(self._swap, variant) for variant in self._swap.variants},
@@ -228,6 +251,11 @@ class _Service(RecommenderServicer):
             code, details = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         except _Gone:
             code, details = grpc.StatusCode.CANCELLED, "the caller did not wait for the answer"
+        except SpoolFull:
+            code, details = (
+                grpc.StatusCode.UNAVAILABLE,
+                "the event log can't be reached and no more decisions can wait for it",
+            )
         except LogUnavailable:
             code, details = grpc.StatusCode.UNAVAILABLE, "the event log can't be reached now; send it again later"
         with self._lock:

@@ -42,15 +42,18 @@ SECURITY_SETTINGS = SECURITY_FILES | {
 }
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 POLL_MS = 100
+METADATA_AGE_MS = 5_000
+"""How old what is known of a topic may get: by then somebody else's change of its partitions is noticed."""
 
 
 class KafkaLog:
-    """One topic of the cluster at `bootstrap` (HOST:PORT, several with commas), created when absent.
+    """One topic of the cluster at `bootstrap` (HOST:PORT, several with commas), created by the first call when absent.
 
     `security` holds kafka-python's settings by name (security_protocol, ssl_*, sasl_*), all as text. A topic made here
     has TOPIC_CONFIGS and the broker's default replication factor. No call waits for the broker much longer than
     `timeout_s`: then LogUnavailable; a later call finds the broker again by itself.
-    ValueError for a topic with another number of partitions and for settings that make no sense.
+    ValueError for settings that make no sense, and by any call for a topic with another number of partitions: keys would
+    be looked for where they are not.
     """
 
     def __init__(
@@ -72,11 +75,9 @@ class KafkaLog:
         self._known_ends = [0] * num_partitions
         self._connection = self._connection_settings(security or {})
         self._producer: Any = None  # opened by the first append, and again by the one after a failure
+        self._consumer: Any = None  # opened by the first question
         self._producer_lock = threading.Lock()
         self._consumer_lock = threading.Lock()  # a consumer isn't safe between threads
-        with self._unavailable():
-            self._open_topic()
-            self._consumer = self._open_consumer()
 
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """See EventLog. After LogUnavailable some of the entries may be in the log all the same."""
@@ -122,7 +123,8 @@ class KafkaLog:
         """See EventLog."""
         if self._producer is not None:
             _abandon(self._producer, self._timeout_s)
-        self._consumer.close(timeout_ms=self._timeout_ms)
+        if self._consumer is not None:
+            self._consumer.close(timeout_ms=self._timeout_ms)
 
     @property
     def _name(self) -> str:
@@ -151,6 +153,7 @@ class KafkaLog:
             "bootstrap_timeout_ms": self._timeout_ms,
             "request_timeout_ms": self._timeout_ms,
             "reconnect_backoff_max_ms": 1000,  # a broker that comes back is found within about a second
+            "metadata_max_age_ms": METADATA_AGE_MS,
             **settings,
         }
 
@@ -165,8 +168,11 @@ class KafkaLog:
                     admin.create_topics({self._topic: {"num_partitions": self.num_partitions, "configs": TOPIC_CONFIGS}})
                 admin.wait_for_topics([self._topic], timeout_ms=self._timeout_ms)
             stored = len(admin.describe_topics([self._topic])[0]["partitions"])
-        if stored != self.num_partitions:
-            raise ValueError(f"{self._name} has {stored} partitions and was opened with {self.num_partitions}")
+        self._check(stored)
+
+    def _check(self, num_partitions: int) -> None:
+        if num_partitions != self.num_partitions:
+            raise ValueError(f"{self._name} has {num_partitions} partitions and was opened with {self.num_partitions}")
 
     def _open_producer(self) -> Any:
         with _closing_failed(self._connection) as settings:
@@ -230,9 +236,11 @@ class KafkaLog:
         with self._unavailable():
             with self._held(self._producer_lock):
                 if self._producer is None:
+                    self._open_topic()
                     self._producer = self._open_producer()
                 producer = self._producer
             try:
+                self._check(len(producer.partitions_for(self._topic)))
                 yield producer
             except KafkaError:
                 with self._producer_lock:
@@ -245,6 +253,10 @@ class KafkaLog:
     def _reading(self) -> Iterator[None]:
         """Alone with the consumer."""
         with self._unavailable(), self._held(self._consumer_lock):
+            if self._consumer is None:
+                self._open_topic()
+                self._consumer = self._open_consumer()
+            self._check(len(self._consumer.partitions_for_topic(self._topic)))
             yield
 
     @contextlib.contextmanager

@@ -18,6 +18,7 @@ from recsys.memory import MemoryConfig
 from recsys.policy import Asked, Choice, DrawingConfig
 from recsys.recommender_pb2_grpc import RecommenderStub
 from recsys.server import Access, Server, ServerConfig
+from recsys.spool import Spool
 from recsys.tokens import TokenMint
 from streaming.clock import Clock, ManualClock
 from streaming.events import Decision, Event, Exposure, Feedback, Interaction, Record, decode
@@ -61,6 +62,8 @@ def bench(
     config: EngineConfig | None = None,
     variants: tuple[tuple[str, float], ...] = ((VARIANT, 1.0),),
     key: bytes = KEY,
+    spool: Spool | None = None,
+    name: str = "",
 ) -> Bench:
     """An engine that has taken in `num_items` items; by default in memory, on a clock turned by hand."""
     config, clock = config or EngineConfig(), clock or ManualClock(NOW_MS)
@@ -69,11 +72,12 @@ def bench(
         config,
         MemoryConfig(),
         ExperimentConfig(variants=variants),
-        Identity(run_seed=7, behavior_digest="digest"),
+        Identity(run_seed=7, behavior_digest="digest", server=name),
         clock=clock,
         log=log,
         items_log=items_log,
         mint=TokenMint([key], config.token_lifetime_ms),
+        spool=spool,
     )
     if num_items:
         engine.upsert([item(name) for name in item_ids(num_items)])

@@ -267,6 +267,7 @@ def test_nothing_is_acknowledged_while_the_log_is_away(tmp_path: Path) -> None:
                     act()
         assert parts.engine.memory.view("ann").key_L.size == 0
         assert parts.engine.catalogue.row_of("item99") == 0
+        parts.engine.tick()
         assert parts.engine.record([clicked(answer)]) == (1, [])
         assert (len(parts.events()), len(parts.decisions())) == (1, 1)
 

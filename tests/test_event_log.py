@@ -248,9 +248,9 @@ def test_reopened(durable_url: str, opener: Opener) -> None:
 
 
 def test_reopened_with_another_number_of_partitions(durable_url: str, opener: Opener) -> None:
-    opener(durable_url)
+    opener(durable_url).end_offsets()
     with pytest.raises(ValueError, match="has 4 partitions and was opened with 8"):
-        opener(durable_url, num_partitions=8)
+        opener(durable_url, num_partitions=8).end_offsets()
 
 
 def test_memory_log_refuses_no_partitions() -> None:
@@ -321,8 +321,10 @@ def test_sqlite_batch_that_fails_in_its_middle(tmp_path: Path) -> None:
 def test_kafka_that_is_not_there() -> None:
     before = threading.active_count()
     started_s = time.monotonic()
-    with pytest.raises(LogUnavailable, match=r"kafka://127\.0\.0\.1:1/topic"):
-        KafkaLog("127.0.0.1:1", "topic", timeout_s=0.5)
+    log = KafkaLog("127.0.0.1:1", "topic", timeout_s=0.5)
+    for call in (log.end_offsets, lambda: log.append([Entry(b"", b"")])):
+        with pytest.raises(LogUnavailable, match=r"kafka://127\.0\.0\.1:1/topic"):
+            call()
     assert time.monotonic() - started_s < 3
     assert threading.active_count() == before
 
@@ -358,6 +360,7 @@ def test_kafka_offsets_without_records(broker: Broker) -> None:
     """Another program's transactions leave marks that take offsets and are no records."""
     topic = f"test-{uuid.uuid4().hex}"
     with closing(KafkaLog(broker.bootstrap, topic, 1)) as log:
+        log.end_offsets()  # makes the topic
         producer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=topic)
         producer.init_transactions()
         for n in range(3):

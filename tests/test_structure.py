@@ -37,14 +37,14 @@ trainer
 hot_swap
 publisher engine guard checkpoint live_model reservoir
 policy
-features
+features journal
 memory
 worlds datasets sequences
 audience
 truth tables semantic_ids
 imports options
 click_model
-admission
+admission spool
 batches blobs abtest ope experiment catalogue ledger tokens durable client
 recommender_pb2_grpc
 """
