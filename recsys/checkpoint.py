@@ -80,8 +80,8 @@ class StateLock:
         return (int(said[0]), int(said[1])) if len(said) == 2 else (0, 0)
 
 
-def save(directory: Path, checkpoint: Checkpoint, confirm: Callable[[], None]) -> None:
-    """Write `ckpt-<number>`; keeps the newest three. One of this number that is there was passed over by `restore`.
+def save(directory: Path, checkpoint: Checkpoint, confirm: Callable[[], None], never: frozenset[int] = frozenset()) -> None:
+    """Write `ckpt-<number>`; keeps the newest three and those in `never`. One of this number that is there was passed over by `restore`.
 
     `confirm` raises when this process may not write any more. OSError when the disk doesn't take it.
     """
@@ -98,7 +98,7 @@ def save(directory: Path, checkpoint: Checkpoint, confirm: Callable[[], None]) -
         digests = {name: artifacts.digest_of((temporary / name).read_bytes()) for name in FILES}
         (temporary / "MANIFEST.json").write_text(json.dumps({"files": digests}))
         confirm()
-    keep_newest(directory, "ckpt-", CHECKPOINTS_KEPT)
+    keep_newest(directory, "ckpt-", CHECKPOINTS_KEPT, never=never)
 
 
 def restore(directory: Path) -> Checkpoint | None:
@@ -109,6 +109,16 @@ def restore(directory: Path) -> Checkpoint | None:
         except (artifacts.BadArtifact, OSError, ValueError) as error:
             LOG.warning("%s is passed over: %s", path, error)  # torn or flipped: the one before it is whole
     return None
+
+
+def load(directory: Path, number: int) -> Checkpoint:
+    """The checkpoint of one version. ValueError when it is not there or not whole."""
+    path = directory / f"ckpt-{number}"
+    try:
+        return _load(number, path)
+    except (artifacts.BadArtifact, OSError, ValueError) as error:
+        kept = ", ".join(str(found) for found, _ in numbered(directory, "ckpt-")) or "none"
+        raise ValueError(f"there is no checkpoint of version {number} to go back to ({error}); kept are {kept}") from None
 
 
 def _load(number: int, path: Path) -> Checkpoint:

@@ -35,6 +35,7 @@ from recsys.config import as_json as config_json
 from recsys.dashboard import LiveTable
 from recsys.imports import Frames, write_import
 from recsys.log_commands import log as log_commands
+from recsys.log_commands import rollback
 from recsys.loop import SCENES, Loop, Stage, write_history
 from recsys.options import (
     AsJson,
@@ -70,6 +71,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(log_commands, name="log")
 app.command()(simulate)
 app.add_typer(verify, name="verify")
+app.command()(rollback)
 
 LOG = logging.getLogger("recsys")
 REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy)

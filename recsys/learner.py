@@ -8,7 +8,6 @@ item is in the second publish after its arrival at the latest.
 
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,17 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from models import artifact as artifacts
 from models.artifact import Artifact, weights_digest
-from models.objective import Terms
 from recsys import checkpoint as checkpoints
 from recsys import publisher
 from recsys.catalogue import Catalogue
 from recsys.checkpoint import Checkpoint, StateLock
+from recsys.controls import CONTROL_PARTITION, Controls, Rollback, versions_gone_back_to
 from recsys.features import Lesson, imported_lessons, lessons, neighbours
+from recsys.learner_stats import STATS_KEPT, LearnerStats
 from recsys.live_model import ItemsFeed, LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig
-from recsys.publisher import Published
 from recsys.reservoir import Reservoir
 from recsys.trainer import Seeds, Trainer, TrainerConfig
 from streaming.clock import Clock
@@ -37,11 +35,9 @@ from streaming.log import EventLog
 
 LOG = logging.getLogger(__name__)
 
-STATE_SCHEMA = 2
+STATE_SCHEMA = 3
 READ_RECORDS = 1_000
 """Records of a partition that are read at once: what is read ahead waits in the joiner, in memory and in every checkpoint."""
-STATS_KEPT = 2_000
-"""Versions of which the figures are remembered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +55,6 @@ class LearnerConfig:
         for name, low, high in (("replay_share", 0, 0.9), ("reservoir", 0, 10_000_000), ("max_lag", 1, 1_000_000)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"learner.{name} is {getattr(self, name)}; it must be {low}..{high}")
-
-
-@dataclass
-class LearnerStats:
-    """What happened since this process started; for reports, never for decisions."""
-
-    num_updates: int = 0
-    num_refused: int = 0
-    num_replayed: int = 0
-    update_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
-    save_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
-    publish_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
-    read_s: float = 0.0
-    warm_start_s: float = 0.0
-    warm_start_sequences: int = 0
-    trained_append_ms: dict[int, list[int]] = field(default_factory=dict)
-    """By version, when the records that it was first to learn from were appended."""
-    terms: deque[Terms] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
 
 
 class Learner:
@@ -104,6 +82,7 @@ class Learner:
         self._lock = StateLock(self.directory)
         self.stats = LearnerStats()
         self.joiner = Joiner(join, log.num_partitions)
+        self.controls = Controls(join)
         self.memory = Memory(memory, log.num_partitions)
         self.catalogue = Catalogue()
         self.feed = ItemsFeed(items_log, join.disorder_ms)
@@ -115,6 +94,8 @@ class Learner:
         """By partition, the oldest offset as of which the history needs memory."""
         self._reservoir = Reservoir(config.reservoir)
         self._rows_of_version: dict[int, int] = {}
+        self._num_learned = 0
+        """Own Examples in the weights."""
         with ExitStack() as undo:
             undo.callback(self._lock.release)
             self._restore()
@@ -130,9 +111,9 @@ class Learner:
         if watermark_ms is None or self.feed.watermark_ms < watermark_ms:
             return 0  # the items of a minute must be known before it is learned
         while (bucket := self.joiner.take_bucket()) is not None:
-            self._pass_quiet_minutes(bucket.index)
+            self._pass_until(bucket.index)
             self._learn(bucket)
-        self._pass_quiet_minutes(self.joiner.trained_through_ms // self.join.bucket_ms)
+        self._pass_until(self.joiner.trained_through_ms // self.join.bucket_ms)
         return self.policy_version - before
 
     def catch_up(self) -> None:
@@ -165,6 +146,7 @@ class Learner:
             self.joiner.apply(partition, records)
             for record in records:
                 self._remember(partition, record.offset, record.value)
+        self.controls.take(self.joiner.take_controls())
         self.feed.read()
         self.stats.read_s += time.perf_counter() - started
 
@@ -184,6 +166,13 @@ class Learner:
         return min(offset for offset in offsets if offset is not None)
 
     # One minute ------------------------------------------------------------------------------------------------------
+
+    def _pass_until(self, minute: int) -> None:
+        """Obey what operators asked for before `minute` is learned, each in its place among the quiet minutes."""
+        while (due := self.controls.next_due(minute)) is not None:
+            self._pass_quiet_minutes(due.minute)
+            self._roll_back(due.rollback)
+        self._pass_quiet_minutes(minute)
 
     def _pass_quiet_minutes(self, end_minute: int) -> None:
         """Minutes without Examples make a version only if the catalogue changed, or if they end the history."""
@@ -219,7 +208,7 @@ class Learner:
             self._begin(bucket.index)
         self._admit(bucket.index)
         if self._trainer is None:
-            self.joiner.mark_stale(sum(example.own for example in bucket.examples))
+            self.joiner.withdraw(sum(example.own for example in bucket.examples), "stale")
             return
         started = time.perf_counter()
         self._update(self._trainer, bucket)
@@ -260,11 +249,14 @@ class Learner:
 
     def _lessons(self, examples: Sequence[Example]) -> list[Lesson]:
         """Own Examples that are recent enough, then imported ones; what answered before the first version counts as stale too."""
-        own = [example for example in examples if example.own]
+        clean = [example for example in examples if not self.controls.is_void(example)]
+        own = [example for example in clean if example.own]
+        self.joiner.withdraw(sum(example.own for example in examples) - len(own), "quarantined")
         oldest = max(1, self.policy_version - self.config.max_lag)
         recent = [example for example in own if example.decision.policy_version >= oldest]
-        self.joiner.mark_stale(len(own) - len(recent))
-        imported = [example for example in examples if not example.own]
+        self.joiner.withdraw(len(own) - len(recent), "stale")
+        self._num_learned += len(recent)
+        imported = [example for example in clean if not example.own]
         return lessons(recent, self.memory) + imported_lessons(imported, self.memory, slots=self.config.trainer.warm_start.slots)
 
     def _finish(self, trainer: Trainer, minute: int, append_times_ms: list[int]) -> None:
@@ -275,7 +267,7 @@ class Learner:
         self.stats.trained_append_ms.pop(self.policy_version - STATS_KEPT, None)
         self._rows_of_version.pop(self.policy_version - 2 * self.config.max_lag, None)
         self._next_minute = minute + 1
-        if self.policy_version % self._save_every:
+        if self.policy_version % self._save_every and self.policy_version not in self._gone_back_to:
             return
         started = time.perf_counter()
         self._save(trainer)
@@ -286,13 +278,11 @@ class Learner:
 
     def _publish(self, trainer: Trainer) -> None:
         """Write the version and point to it. One that was there before a crash is not written again: the same log made the same weights."""
-        newest = publisher.newest_version(self.directory)
-        if self.policy_version < newest:
-            return
-        if self.policy_version == newest and not publisher.drop_damaged(self.directory, newest):
-            self._point_to_again()
-            return
-        publisher.publish(self._version(trainer), self.directory, self.clock.now_ms(), self._lock.confirm)
+        newest, version = publisher.newest_version(self.directory), self._version(trainer)
+        if self.policy_version > newest or (self.policy_version == newest and publisher.drop_damaged(self.directory, newest)):
+            publisher.publish(version, self.directory, self.clock.now_ms(), self._lock.confirm, self._gone_back_to)
+        elif self.policy_version == newest:
+            publisher.point_again(version, self.directory, self.clock.now_ms())
 
     def _version(self, trainer: Trainer) -> Artifact:
         facts = {
@@ -303,15 +293,6 @@ class Learner:
             "variant": self.join.variant,
         }
         return trainer.model.artifact(facts)
-
-    def _point_to_again(self) -> None:
-        """The newest version is this one, made before a crash. FileExistsError when it is another one of the same number."""
-        directory = self.directory / "versions" / str(self.policy_version)
-        if weights_digest(artifacts.read(directory).decoder) != self.weights_digest():
-            raise FileExistsError(f"{directory} holds other weights than this log makes; no number is used twice: use another --state")
-        if not publisher.is_current(self.directory, self.policy_version):
-            digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
-            publisher.point_to(self.directory, Published(self.policy_version, directory, digest, self.clock.now_ms()))
 
     # The beginning ---------------------------------------------------------------------------------------------------
 
@@ -349,17 +330,22 @@ class Learner:
             "behavior_digest": self.seeds.behavior_digest,
             "run_seed": self.seeds.run_seed,
             "items_offset": self.catalogue.next_offset,
+            "controls": self.controls.state(),
+            "num_learned": self._num_learned,
+            "not_learned_from": [self._oldest_needed(partition) for partition in range(self._log.num_partitions)],
         }
         arrays = {f"reservoir.{name}": array for name, array in self._reservoir.arrays().items()}
         arrays |= {f"optimizer.{name}": array for name, array in trainer.arrays().items()}
         arrays |= {f"memory.{name}": array for name, array in self.memory.arrays().items()}
         saved = Checkpoint(self.policy_version, state, self.joiner.snapshot(), arrays, trainer.model.artifact({}))
-        checkpoints.save(self.directory / "checkpoints", saved, self._lock.confirm)
+        never = self._gone_back_to | publisher.kept(self.directory)
+        checkpoints.save(self.directory / "checkpoints", saved, self._lock.confirm, never)
 
     def _restore(self) -> None:
         """Go on from the newest whole checkpoint, where its offsets are; only the catalogue is read again."""
         saved = checkpoints.restore(self.directory / "checkpoints")
         if saved is None:
+            self._gone_back_to = versions_gone_back_to(self._log, 0)
             return
         state: dict[str, Any] = dict(saved.state)
         if state.get("schema") != STATE_SCHEMA:
@@ -367,17 +353,39 @@ class Learner:
         if state["behavior_digest"] != self.seeds.behavior_digest or state["run_seed"] != self.seeds.run_seed:
             raise ValueError(f"{self.directory} was made with another configuration or seed; use another --state")
         self.joiner = Joiner.restore(self.join, saved.joiner)
+        self._gone_back_to = versions_gone_back_to(self._log, self.joiner.next_offset(CONTROL_PARTITION))
         self._refuse_other_log()
         self.memory = Memory.of(self._memory_config, _named(saved.arrays, "memory."))
         self.policy_version, self._next_minute = state["policy_version"], state["next_minute"]
+        self._num_learned = state["num_learned"]
         self._rows_of_version = {int(version): rows for version, rows in state["rows_of_version"].items()}
+        self.controls = Controls.of(self.join, state["controls"])
         self.feed.read()
         self.feed.apply_up_to(state["items_offset"], self.catalogue)
-        self._trainer = Trainer(self.config.trainer, LiveModel.of(saved.model, self.catalogue), self.seeds)
-        self._trainer.load(_named(saved.arrays, "optimizer."))
-        self._reservoir = Reservoir.of(self.config.reservoir, _named(saved.arrays, "reservoir."))
+        self._trainer = self._learned(saved)
         if not publisher.is_current(self.directory, self.policy_version):
             self._publish(self._trainer)  # killed between saving and publishing
+
+    def _learned(self, saved: Checkpoint) -> Trainer:
+        """Take the lessons of a checkpoint; its weights and optimizer."""
+        trainer = Trainer(self.config.trainer, LiveModel.of(saved.model, self.catalogue), self.seeds)
+        trainer.load(_named(saved.arrays, "optimizer."))
+        self._reservoir = Reservoir.of(self.config.reservoir, _named(saved.arrays, "reservoir."))
+        return trainer
+
+    def _roll_back(self, rollback: Rollback) -> None:
+        """Have learned what the version had, and nothing since; joins, memory and items stay, and the next number is a new one."""
+        saved = checkpoints.load(self.directory / "checkpoints", rollback.version)
+        self.joiner.withdraw(self._num_learned - saved.state["num_learned"], "quarantined")
+        self._num_learned = saved.state["num_learned"]
+        self.controls.avoid(rollback.spans)
+        before, self._trainer = self._trainer, self._learned(saved)
+        assert before is not None, "a version was made"
+        self._trainer.grow_like(before.model)
+        if publisher.newest_version(self.directory) <= self.policy_version:  # what is newer was made after it, before a crash
+            publisher.roll_back(self.directory, rollback.version, self.clock.now_ms())
+        self.stats.num_rollbacks += 1
+        LOG.warning("version %d: rolled back to what was learned in version %d", self.policy_version, rollback.version)
 
     def _refuse_other_log(self) -> None:
         for partition, end in enumerate(self._log.end_offsets()):

@@ -103,6 +103,17 @@ class LiveModel:
             self.exposures_R = np.concatenate([self.exposures_R, np.zeros(end - first, np.float32)])
             self._set_vocabulary()
 
+    def grow_like(self, other: "LiveModel", optimizer: Optimizer | None = None) -> None:
+        """Take the ids and content of `other`, which went on from here (a published id never moves). New rows begin as in `admit`."""
+        first, end = self.num_rows, other.num_rows
+        content_RC = other.decoder.content_RC[:end].clone()
+        self.decoder.content_RC[:first] = content_RC[:first]
+        self.tokenizer, self.content = other.tokenizer, other.content
+        if end > first:
+            let_in(self.decoder, content_RC[first:], first, optimizer)
+            self.exposures_R = np.concatenate([self.exposures_R, np.zeros(end - first, np.float32)])
+            self._set_vocabulary()
+
     def shelf(self, items_offset: int) -> Shelf:
         """All rows in the tree of their ids, alive unless retired before `items_offset`; kept until that is something else."""
         alive_R = self._alive(items_offset)

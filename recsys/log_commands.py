@@ -1,16 +1,19 @@
-"""`recsys log …`: looking into a log, keeping it as parquet, and putting repaired records back."""
+"""`recsys log …` and `recsys rollback`: looking into a log, keeping it as parquet, and undoing what was learned of it."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from recsys.options import AsJson, LogUrl, Partitions, Settings, opened, print_figures, stop_on_signals
+from recsys.options import AsJson, LogUrl, Partitions, Settings, State, opened, print_figures, stop_on_signals
 from recsys.presets import Preset, configured
 from recsys.processes import run
+from recsys.rollback import roll_back
 from streaming.address import ITEMS_SUFFIX
 from streaming.archive import EVENTS, ITEMS, ArchiveLog, Archiver
+from streaming.clock import SystemClock
 from streaming.inspection import Inspection, inspected
 from streaming.log import EventLog
 from streaming.quarantine import Kept, fetched, write_lines
@@ -78,6 +81,24 @@ def archive_(
     else:
         archiver.step()
     print_figures({"written": archiver.num_written}, None, started, as_json=as_json)
+
+
+def rollback(
+    url: LogUrl,
+    state: State,
+    to: Annotated[
+        int | None, typer.Option(min=1, help="The version to go back to; by default the one served before the current one.")
+    ] = None,
+    partitions: Partitions = 4,
+    preset: Preset = "standard",
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve an earlier version at once, and have the learner go on from it without anything that came since."""
+    started = time.perf_counter()
+    variant = configured(preset, settings).join.variant
+    done = roll_back(opened(url, partitions=partitions), state / variant, to, SystemClock().now_ms())
+    print_figures(asdict(done), None, started, as_json=as_json)
 
 
 def _streams(url: str, archive: Path | None, partitions: int) -> dict[str, EventLog]:

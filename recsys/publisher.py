@@ -1,5 +1,6 @@
 """Versions on disk: `<state>/<variant>/versions/<v>` and CURRENT.json, which says which one is served. The one importer of mlflow.
 
+LAST_GOOD.json names the version that was served before it, and is what a rollback goes back to unless told otherwise.
 Knows nothing of how a version was made. MLflow is told afterwards, never on the way: its import alone takes seconds.
 """
 
@@ -14,8 +15,10 @@ from models import artifact as artifacts
 from models.artifact import Artifact
 from recsys.durable import keep_newest, new_directory, numbered, replace_file, sweep
 
-CURRENT = "CURRENT.json"
+CURRENT, LAST_GOOD = "CURRENT.json", "LAST_GOOD.json"
 VERSIONS_KEPT = 5
+STEP, STEPS_KEPT = 10, 6
+"""Beside the newest, every tenth version is kept for an hour of minutes: that far a rollback can go back."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,20 @@ class Published:
     directory: Path
     digest: str
     published_at_ms: int
+    rolled_back_from: int = 0
+    """No version up to this one is pointed to any more, but for this one of the pointer; 0 when nothing was rolled back."""
 
 
-def publish(artifact: Artifact, variant_dir: Path, published_at_ms: int, confirm: Callable[[], None] = lambda: None) -> Published:
+def publish(
+    artifact: Artifact,
+    variant_dir: Path,
+    published_at_ms: int,
+    confirm: Callable[[], None] = lambda: None,
+    never: frozenset[int] = frozenset(),
+) -> Published:
     """Write the version that `artifact.facts` names, then point CURRENT at it. FileExistsError: a version number is never reused.
 
-    `confirm` raises when this process may not write any more.
+    `confirm` raises when this process may not write any more. `never`: versions that are not deleted, beside those that are `kept`.
     """
     version = int(artifact.facts["policy_version"])
     directory = variant_dir / "versions" / str(version)
@@ -44,39 +55,90 @@ def publish(artifact: Artifact, variant_dir: Path, published_at_ms: int, confirm
         confirm()
     confirm()
     point_to(variant_dir, Published(version, directory, digest, published_at_ms))
-    keep_newest(variant_dir / "versions", "", VERSIONS_KEPT, never=frozenset({version}))
+    keep_newest(variant_dir / "versions", "", VERSIONS_KEPT, never=never | kept(variant_dir))
     return Published(version, directory, digest, published_at_ms)
 
 
 def point_to(variant_dir: Path, published: Published) -> None:
-    """Make this the version that is served."""
+    """Make this the version that is served, and the one served until now the last good one."""
+    before = _trusted(variant_dir, CURRENT)
+    if before is not None and before.policy_version < published.policy_version:
+        _write(variant_dir / LAST_GOOD, before)
+    _write(variant_dir / CURRENT, published)
+
+
+def roll_back(variant_dir: Path, version: int, now_ms: int) -> Published:
+    """Serve an earlier version again, at once. BadArtifact when it is not there whole."""
+    directory = variant_dir / "versions" / str(version)
+    artifacts.verified_manifest(directory)
+    digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
+    published = Published(version, directory, digest, now_ms, rolled_back_from=newest_version(variant_dir))
+    _write(variant_dir / LAST_GOOD, published)
+    _write(variant_dir / CURRENT, published)
+    return published
+
+
+def kept(variant_dir: Path) -> frozenset[int]:
+    """The versions that are not deleted for their age: what is served, the last good one, and every tenth of an hour."""
+    pointers = [found for name in (CURRENT, LAST_GOOD) if (found := _trusted(variant_dir, name)) is not None]
+    newest = max((max(found.policy_version, found.rolled_back_from) for found in pointers), default=0)
+    steps = range(newest // STEP * STEP, 0, -STEP)[:STEPS_KEPT]
+    return frozenset([found.policy_version for found in pointers]) | frozenset(steps)
+
+
+def _write(path: Path, published: Published) -> None:
     said = {
         "policy_version": published.policy_version,
         "digest": published.digest,
         "published_at_ms": published.published_at_ms,
+        "rolled_back_from": published.rolled_back_from,
     }
-    replace_file(variant_dir / CURRENT, json.dumps(said, sort_keys=True))
+    replace_file(path, json.dumps(said, sort_keys=True))
 
 
 def current(variant_dir: Path) -> Published | None:
     """The version to serve; None when nothing was published. BadArtifact when the pointer is damaged."""
+    return _read(variant_dir, CURRENT)
+
+
+def last_good(variant_dir: Path) -> Published | None:
+    """The version that was served before the current one; None before there were two, or where the pointer is damaged."""
+    return _trusted(variant_dir, LAST_GOOD)
+
+
+def _trusted(variant_dir: Path, name: str) -> Published | None:
     try:
-        said = json.loads((variant_dir / CURRENT).read_text())
-        version = int(said["policy_version"])
-        return Published(version, variant_dir / "versions" / str(version), str(said["digest"]), int(said["published_at_ms"]))
+        return _read(variant_dir, name)
+    except artifacts.BadArtifact:
+        return None
+
+
+def _read(variant_dir: Path, name: str) -> Published | None:
+    try:
+        said = json.loads((variant_dir / name).read_text())
+        version, directory = int(said["policy_version"]), variant_dir / "versions" / str(said["policy_version"])
+        return Published(version, directory, str(said["digest"]), int(said["published_at_ms"]), int(said.get("rolled_back_from", 0)))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise artifacts.BadArtifact(f"{variant_dir.name}: {CURRENT} says nothing that can be read: {error!r}") from None
+        raise artifacts.BadArtifact(f"{variant_dir.name}: {name} says nothing that can be read: {error!r}") from None
 
 
 def is_current(variant_dir: Path, version: int) -> bool:
-    """Whether CURRENT names this version or a later one; no where it can't be read: its writer writes it anew."""
-    try:
-        published = current(variant_dir)
-    except artifacts.BadArtifact:
-        return False
-    return published is not None and published.policy_version >= version
+    """Whether CURRENT names this version or a later one, or was moved back from one; no where it can't be read: it is written anew."""
+    published = _trusted(variant_dir, CURRENT)
+    return published is not None and version <= max(published.policy_version, published.rolled_back_from)
+
+
+def point_again(artifact: Artifact, variant_dir: Path, now_ms: int) -> None:
+    """Point to the version that `artifact` was written as before a crash. FileExistsError when other weights are there under its number."""
+    version = int(artifact.facts["policy_version"])
+    directory = variant_dir / "versions" / str(version)
+    if artifacts.weights_digest(artifacts.read(directory).decoder) != artifacts.weights_digest(artifact.decoder):
+        raise FileExistsError(f"{directory} holds other weights than this log makes; no number is used twice: use another --state")
+    if not is_current(variant_dir, version):
+        digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
+        point_to(variant_dir, Published(version, directory, digest, now_ms))
 
 
 def drop_damaged(variant_dir: Path, version: int) -> bool:

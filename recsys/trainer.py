@@ -103,6 +103,10 @@ class Trainer:
         """Let in what the catalogue has learned."""
         self.model.admit(changed_rows, self.optimizer)
 
+    def grow_like(self, model: LiveModel) -> None:
+        """Have the items, ids and content of `model`, which went on from here; what it learned meanwhile is not taken."""
+        self.model.grow_like(model, self.optimizer)
+
     def warm_start(self, lessons: Sequence[Lesson]) -> int:
         """Epochs over the history; how many sequences were learned. The optimizer starts anew after it."""
         config = self.config.warm_start

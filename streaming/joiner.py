@@ -8,15 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Literal
 
 from streaming.books import Books, Ledger, Quarantined
 from streaming.due_dates import NEVER_MS
 from streaming.joiner_state import read_snapshot, snapshot_parts
 from streaming.log import LogRecord
-from streaming.partition_join import PartitionJoin
+from streaming.partition_join import Asked, PartitionJoin
 from streaming.window import MAX_VALUE, Example, JoinConfig
 
-__all__ = ["MAX_VALUE", "Books", "Bucket", "Example", "JoinConfig", "Joiner", "Quarantined"]
+__all__ = ["MAX_VALUE", "Asked", "Books", "Bucket", "Example", "JoinConfig", "Joiner", "Quarantined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,17 @@ class Joiner:
         """Take these records of a partition. What can't be used is quarantined; ValueError only for an offset applied before."""
         self._partitions[partition].apply(records)
 
-    def mark_stale(self, num_examples: int) -> None:
-        """Move that many own Examples from trained to stale: the learner took them and did not train on them."""
+    def take_controls(self) -> list[Asked]:
+        """The Controls that came since the last call, for who obeys them; they are no part of a snapshot."""
+        return [asked for join in self._partitions for asked in join.take_controls()]
+
+    def withdraw(self, num_examples: int, fate: Literal["stale", "quarantined"]) -> None:
+        """Move that many own Examples from trained to another fate: the learner took them and has not learned them, or no longer."""
         counts = self._ledger.of["decision"]
         if not 0 <= num_examples <= counts["trained"]:
-            raise ValueError(f"mark_stale({num_examples}); {counts['trained']} were taken for training")
+            raise ValueError(f"withdraw({num_examples}); {counts['trained']} were taken for training")
         counts["trained"] -= num_examples
-        counts["stale"] += num_examples
+        counts[fate] += num_examples
 
     # Out --------------------------------------------------------------------------------------------------------------
 

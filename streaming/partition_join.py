@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from streaming.books import Ledger, Quarantined
 from streaming.due_dates import NEVER_MS, DueDates, Key
-from streaming.events import IMPORTED, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
+from streaming.events import IMPORTED, Control, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
 from streaming.held import held, is_copy, key_of, memory_offset_of, with_event
 from streaming.log import LogRecord
 from streaming.proto.joiner_pb2 import Held
@@ -24,6 +24,15 @@ class Waiting(NamedTuple):
     expires_ms: int
     kind: str
     record: bytes
+
+
+class Asked(NamedTuple):
+    """A Control of the log, where it stands, and the watermark of its partition there."""
+
+    partition: int
+    offset: int
+    watermark_ms: int
+    control: Control
 
 
 class Bucket:
@@ -67,6 +76,7 @@ class PartitionJoin:
         self.waiting: dict[Key, list[Waiting]] = {}
         self.buckets: dict[int, Bucket] = {}
         self._closing, self._forgetting, self._orphaning = DueDates(), DueDates(), DueDates()
+        self._controls: list[Asked] = []
         self._rule = rule_named(config.reward)
         # Asked for with every record.
         self._variant, self._open_ms, self._future_ms = config.variant, config.open_ms, config.future_ms
@@ -90,7 +100,14 @@ class PartitionJoin:
                 self._apply_decision(offset, record, value)
             elif kind == "tick" and self._in_time("tick", offset, record.append_time_ms, record.tick.event_time_ms):
                 self._move(record.tick.event_time_ms)
-            # else: Controls are the learner's, items are the catalogue's
+            elif kind == "control":
+                self._controls.append(Asked(self.partition, offset, self.watermark_ms, record.control))
+            # else: items are the catalogue's
+
+    def take_controls(self) -> list[Asked]:
+        """The Controls that came since the last call."""
+        taken, self._controls = self._controls, []
+        return taken
 
     def _apply_decision(self, offset: int, record: Record, value: bytes) -> None:
         decision = record.decision

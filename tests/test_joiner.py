@@ -325,9 +325,9 @@ def test_a_decision_that_closed_unexposed_needs_no_memory_even_before_anybody_lo
 def test_stale_examples_are_moved_from_trained_and_no_more_than_there_are():
     bench = Bench().put(decision(), shown(0))
     bench.end()
-    with pytest.raises(ValueError, match=r"mark_stale\(2\); 1 "):
-        bench.joiner.mark_stale(2)
-    bench.joiner.mark_stale(1)
+    with pytest.raises(ValueError, match=r"withdraw\(2\); 1 "):
+        bench.joiner.withdraw(2, "stale")
+    bench.joiner.withdraw(1, "stale")
     assert (bench.fates("decisions"), bench.joiner.books().balanced) == ({"stale": 1}, True)
 
 

@@ -32,10 +32,10 @@ bench.pair bench.ranking bench.transformers_slates bench.rectools_training bench
 verify.faults verify.journal verify.stream
 loop processes replay report dashboard presets
 config
-server learner keeper tally
+server learner keeper tally rollback
 trainer
 hot_swap
-publisher engine guard checkpoint live_model reservoir
+learner_stats controls publisher engine guard checkpoint live_model reservoir
 policy
 features journal
 memory

@@ -1,0 +1,42 @@
+"""Undoing what was learned of bad records: the serving pointer goes back at once, and the log tells the learner to follow.
+
+A pointer alone would be overwritten by the poisoned learner a minute later. Knows nothing of how the learner does its part.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys import checkpoint as checkpoints
+from recsys import publisher
+from recsys.controls import CONTROL_PARTITION, Rollback, Span
+from streaming.events import encode
+from streaming.log import Entry, EventLog, Position
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """What a rollback did. Nothing is learned from decisions of `spans`; the Control that says so stands at `position`."""
+
+    version: int
+    from_version: int
+    spans: tuple[Span, ...]
+    position: Position
+
+
+def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int) -> RolledBack:
+    """Serve `version` (None: the last good one) and have the learner go on from it, without what came after it up to now.
+
+    ValueError when that version has no checkpoint any more, or there is none to go back to.
+    """
+    last_good = publisher.last_good(variant_dir)
+    if version is None:
+        if last_good is None:
+            raise ValueError(f"{variant_dir} has no version before the current one; name one with --to")
+        version = last_good.policy_version
+    begins = checkpoints.load(variant_dir / "checkpoints", version).state["not_learned_from"]
+    from_version = publisher.newest_version(variant_dir)
+    publisher.roll_back(variant_dir, version, now_ms)
+    spans = tuple(Span(partition, begin, end) for partition, (begin, end) in enumerate(zip(begins, log.end_offsets(), strict=True)))
+    value = encode(Rollback(version, spans).control(now_ms), now_ms)
+    (position,) = log.append([Entry(b"", value, CONTROL_PARTITION)])
+    return RolledBack(version, from_version, spans, position)

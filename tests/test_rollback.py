@@ -1,0 +1,261 @@
+"""What was learned of bad records is undone: the pointer at once, the learner from the log, and a replay does the same."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_recovery import Life
+
+from models.artifact import read, weights_digest
+from recsys import publisher
+from recsys.controls import ROLLBACK, Controls, Rollback, Span
+from recsys.loop import Loop, Scene, Stage, toy_scene
+from recsys.presets import tiny
+from recsys.replay import replay
+from recsys.rollback import RolledBack, roll_back
+from recsys.truth import TOY_START_MS, toy_truth
+from recsys.worlds import SimulatedWorld, WorldConfig
+from streaming.archive import EVENTS, ITEMS, write_archive
+from streaming.events import Control, Record, Tick, decode, encode
+from streaming.joiner import Asked, JoinConfig
+from streaming.log import Entry, EventLog, MemoryLog, batches
+from tests.runs import learned
+
+MINUTES, GOOD, BAD = 8, 2, 4
+"""World minutes; the last version before the poison; the version at which somebody sees it."""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Loop:
+    """No items come or go: what comes while minutes are undone is let in at another moment than without them."""
+    config = WorldConfig(minutes=MINUTES, decisions_per_minute=60.0, organic_per_minute=5.0, slate_size=5, new_items=0, retired_items=0)
+    scene = Scene(name="toy", world=SimulatedWorld(toy_truth(), config), start_ms=TOY_START_MS, minutes=MINUTES)
+    return run_to_end(scene, tmp_path_factory.mktemp("recorded"))
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory: pytest.TempPathFactory) -> Loop:
+    """A run in which items come and go."""
+    return run_to_end(toy_scene(MINUTES, 0), tmp_path_factory.mktemp("growing"))
+
+
+def run_to_end(scene: Scene, state_dir: Path) -> Loop:
+    loop = Loop(tiny(), scene, Stage(log=MemoryLog(4), items_log=MemoryLog(1), state_dir=state_dir), 0)
+    for _ in loop.minutes():
+        pass
+    loop.close()
+    return loop
+
+
+@pytest.fixture
+def life(recorded: Loop, tmp_path: Path) -> Iterator[Life]:
+    """A learner at the version before the poison."""
+    yield from _lived(recorded, tmp_path)
+
+
+@pytest.fixture
+def growing_life(growing: Loop, tmp_path: Path) -> Iterator[Life]:
+    yield from _lived(growing, tmp_path)
+
+
+def _lived(source: Loop, tmp_path: Path) -> Iterator[Life]:
+    life = Life(source, tmp_path / "state")
+    life.live(lambda: life.learner.policy_version == GOOD)
+    yield life
+    life.learner.close()
+
+
+def poison(life: Life) -> None:
+    """All clicks still to come are none, until `cure`."""
+    for at in range(life._num_fed, len(life._records)):
+        *where, value = life._records[at]
+        record = decode(value)
+        if record.HasField("event") and record.event.HasField("feedback"):
+            record.event.feedback.value = 0
+            life._records[at] = (*where, encode(record.event, record.append_time_ms))
+
+
+def cure(life: Life, recorded: Loop) -> None:
+    clean = Life(recorded, life.state_dir.parent / "unused")
+    clean.learner.close()
+    life._records[life._num_fed :] = clean._records[life._num_fed :]
+
+
+def undone(life: Life, recorded: Loop) -> RolledBack:
+    """Poisoned minutes are learned, somebody sees it, and goes back."""
+    poison(life)
+    life.live(lambda: life.learner.policy_version == BAD)
+    cure(life, recorded)
+    return roll_back(life.log, life.state_dir / "online", GOOD, life._records[life._num_fed][0])
+
+
+def to_the_end(life: Life) -> None:
+    life.live()
+    life.learner.catch_up()
+
+
+def changed(log: EventLog, change: Callable[[Record, int, int], Record | Tick]) -> MemoryLog:
+    """The log with records changed in their places: all offsets stay."""
+    other = MemoryLog(log.num_partitions)
+    for batch in batches(log):
+        for at in batch:
+            record = decode(at.value)
+            said = change(record, at.partition, at.offset)
+            value = encode(said, 0) if isinstance(said, Tick) else said.SerializeToString(deterministic=True)
+            other.append([Entry(at.key, value, at.partition)])
+    return other
+
+
+def without_poison(life: Life, done: RolledBack, learned_through_ms: int) -> MemoryLog:
+    """No Control, and the decisions of the spans that the good version had not learned are another variant's."""
+
+    def change(record: Record, partition: int, offset: int) -> Record | Tick:
+        if record.HasField("control"):
+            return Tick(event_time_ms=0)
+        inside = any(span.partition == partition and span.begin <= offset < span.end for span in done.spans)
+        if inside and record.decision.event_time_ms >= learned_through_ms:
+            record.decision.variant = "another"
+        return record
+
+    return changed(life.log, change)
+
+
+def archived(life: Life, directory: Path) -> Path:
+    write_archive(life.log, directory / EVENTS)
+    write_archive(life.items_log, directory / ITEMS)
+    return directory
+
+
+# One rollback ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_pointer_goes_back_at_once_and_the_next_number_is_new(life: Life, recorded: Loop) -> None:
+    directory = life.state_dir / "online"
+    undone(life, recorded)
+    for _ in range(2):  # before and after the learner has read of it
+        current, last_good = publisher.current(directory), publisher.last_good(directory)
+        assert current is not None
+        assert current == replace(last_good, published_at_ms=current.published_at_ms)
+        assert (current.policy_version, current.rolled_back_from) == (GOOD, BAD)
+        life.learner.step()
+    assert life.learner.stats.num_rollbacks == 1
+    digest = publisher.load(current).facts["policy_version"], life.learner.weights_digest()
+    assert digest == (GOOD, _digest_of_version(directory, GOOD))
+    life.live(lambda: life.learner.policy_version > BAD)
+    current = _current(life)
+    assert (current.policy_version, current.rolled_back_from) == (BAD + 1, 0)
+
+
+def test_what_follows_is_what_would_have_been_learned_without_the_poison(life: Life, recorded: Loop, tmp_path: Path) -> None:
+    """Bit-equal to a learner of the same log in which the undone decisions are another variant's: memory and ticks still apply."""
+    learned_through_ms = publisher.load(_current(life)).facts["trained_through_ms"]
+    done = undone(life, recorded)
+    to_the_end(life)
+    assert life.learner.policy_version > BAD
+    clean = without_poison(life, done, learned_through_ms)
+    assert learned(recorded.config, clean, life.items_log, tmp_path / "clean") == life.learner.weights_digest()
+    poisoned = changed(life.log, lambda record, *_: Tick(event_time_ms=0) if record.HasField("control") else record)
+    assert learned(recorded.config, poisoned, life.items_log, tmp_path / "poisoned") != life.learner.weights_digest()
+    books = life.learner.joiner.books()
+    assert books.balanced
+    assert books.decisions["quarantined"] > 0
+
+
+@pytest.mark.parametrize("save_every", [1, 60])
+def test_a_replay_of_the_archive_does_the_same(growing_life: Life, growing: Loop, tmp_path: Path, save_every: int) -> None:
+    life = growing_life
+    undone(life, growing)
+    to_the_end(life)
+    done = replay(growing.config, archived(life, tmp_path / "archive"), tmp_path / "replayed", 0, save_every)
+    assert done.weights_digest == life.learner.weights_digest()
+    assert done.versions == life.learner.policy_version
+    assert done.books == life.learner.joiner.books().as_dict()
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_kill_around_a_rollback_changes_nothing(life: Life, recorded: Loop, tmp_path: Path, steps: int) -> None:
+    """Before the learner has read of it, and after it went back but before the next version was saved."""
+    undone(life, recorded)
+    for _ in range(steps):
+        life.learner.step()
+    life.restart()
+    assert _current(life).policy_version == GOOD, "a restart does not serve the poison again"
+    life.live(lambda: life.learner.policy_version == BAD + 1)
+    life.restart()
+    to_the_end(life)
+    assert learned(recorded.config, life.log, life.items_log, tmp_path / "again") == life.learner.weights_digest()
+
+
+def test_a_version_made_while_somebody_goes_back_is_undone_too(life: Life, recorded: Loop) -> None:
+    """It was learned before the learner read of the rollback, and published over the pointer."""
+    directory = life.state_dir / "online"
+    undone(life, recorded)
+    made = publisher.current(directory)
+    assert made is not None
+    version_5 = replace(made, policy_version=BAD, directory=directory / "versions" / str(BAD), rolled_back_from=0)
+    publisher.point_to(directory, version_5)
+    life.learner.step()
+    assert _current(life).policy_version == GOOD
+
+
+def test_two_rollbacks_in_a_row(life: Life, recorded: Loop, tmp_path: Path) -> None:
+    undone(life, recorded)
+    life.live(lambda: life.learner.policy_version == BAD + 1)
+    roll_back(life.log, life.state_dir / "online", GOOD, life._records[life._num_fed][0])
+    to_the_end(life)
+    assert life.learner.stats.num_rollbacks == 2
+    assert life.learner.joiner.books().balanced
+    assert learned(recorded.config, life.log, life.items_log, tmp_path / "again") == life.learner.weights_digest()
+
+
+def test_a_version_that_is_gone_can_not_be_gone_back_to(life: Life, recorded: Loop) -> None:
+    with pytest.raises(ValueError, match=r"no checkpoint of version 99 .* kept are "):
+        roll_back(life.log, life.state_dir / "online", 99, 0)
+    with pytest.raises(ValueError, match="no version before the current one"):
+        roll_back(life.log, life.state_dir / "nobody", None, 0)
+    assert _current(life).policy_version == GOOD
+    assert roll_back(life.log, life.state_dir / "online", None, 0).version == GOOD - 1
+
+
+# Controls -------------------------------------------------------------------------------------------------------------
+
+
+def test_controls_wait_for_their_minute_and_outlive_a_restart() -> None:
+    config = JoinConfig(variant="a", window_ms=1000, lateness_ms=0, disorder_ms=0, bucket_ms=1000)
+    rollback = Rollback(3, (Span(0, 4, 9), Span(1, 0, 2)))
+    controls = Controls(config)
+    controls.take([Asked(0, 5, 7_500, rollback.control(1))])
+    assert controls.next_due(5) is None
+    controls = Controls.of(config, json.loads(json.dumps(controls.state())))
+    due = controls.next_due(6)
+    assert due is not None
+    assert (due.minute, due.rollback) == (6, rollback)
+    assert controls.next_due(100) is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Asked(1, 5, 7_500, Rollback(3, ()).control(1)),
+        Asked(0, 5, 7_500, Control(kind=ROLLBACK)),
+        Asked(0, 5, 7_500, Control(kind=ROLLBACK, arguments={"version": "x", "spans": "[]"})),
+        Asked(0, 5, 7_500, Control(kind=ROLLBACK, arguments={"version": "1", "spans": "[[1]]"})),
+        Asked(0, 5, 7_500, Control(kind="something else")),
+    ],
+)
+def test_what_can_not_be_obeyed_is_left_aside(asked: Asked) -> None:
+    controls = Controls(JoinConfig(variant="a"))
+    controls.take([asked])
+    assert controls.next_due(10**9) is None
+
+
+def _current(life: Life) -> publisher.Published:
+    current = publisher.current(life.state_dir / "online")
+    assert current is not None
+    return current
+
+
+def _digest_of_version(directory: Path, version: int) -> str:
+    return weights_digest(read(directory / "versions" / str(version)).decoder)
