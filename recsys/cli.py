@@ -33,6 +33,7 @@ from recsys.checkpoint import StateBusy
 from recsys.config import Config
 from recsys.config import as_json as config_json
 from recsys.dashboard import LiveTable
+from recsys.guard import TooMuchQuarantined
 from recsys.imports import Frames, write_import
 from recsys.log_commands import log as log_commands
 from recsys.log_commands import rollback
@@ -76,7 +77,7 @@ app.command()(rollback)
 LOG = logging.getLogger("recsys")
 REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy)
 """What a user can put right: exit status 2."""
-FAILURES = (LogUnavailable, OffsetGone, OSError)
+FAILURES = (LogUnavailable, OffsetGone, OSError, TooMuchQuarantined)
 """What failed around us: exit status 1."""
 
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the configuration and stop.")]
@@ -203,12 +204,14 @@ def replay(
     state: Annotated[Path, typer.Option(help="Directory for versions and checkpoints; must be new.")] = Path("runs/replay"),
     seed: Seed = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Versions between two checkpoints and publishes.")] = 60,
+    until: Annotated[int | None, typer.Option(min=1, metavar="VERSION", help="Stop when this version is made.")] = None,
+    include: Annotated[Path | None, typer.Option(help="Repaired records, as if they had been right at once.")] = None,
     preset: Preset = "standard",
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Drive an archive through the joiner and the learner as fast as the machine can."""
-    done = replayed(configured(preset, settings), archive, state, seed, save_every)
+    done = replayed(configured(preset, settings), archive, state, seed, save_every, until, include)
     books = done.books["decisions"]
     typer.echo(
         f"{done.events} events in {done.seconds:.1f} s, {done.real_time_factor or 0:.0f} × real time, {done.versions} versions; "

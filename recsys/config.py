@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from recsys.engine import EngineConfig
 from recsys.experiment import ExperimentConfig
-from recsys.learner import LearnerConfig
+from recsys.learner_config import LearnerConfig
 from recsys.live_model import ModelConfig
 from recsys.memory import MemoryConfig
 from recsys.policy import DrawingConfig

@@ -4,16 +4,18 @@ Knows nothing of weights. A Control stands in partition 0; it is due after the l
 as of the Control's offset, could complete. So when it takes effect depends on the log alone: a replay does what production did.
 """
 
+import contextlib
 import json
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from streaming.events import Control, UnreadableRecord, decode
 from streaming.joiner import Asked, Example, JoinConfig
 from streaming.log import EventLog
+from streaming.quarantine import ACCEPT, REQUEUE, Place, named
 
 LOG = logging.getLogger(__name__)
 
@@ -66,16 +68,17 @@ class Controls:
         self._config = config
         self._waiting: deque[Due] = deque()
         self._void: list[Span] = []
+        self.settled: set[Place] = set()
+        """Records of quarantine that somebody repaired or will live without; in force from when they are read."""
 
     def take(self, asked: Iterable[Asked]) -> None:
         """Read on. What can't be obeyed is told of and left aside."""
         for one in asked:
             if one.partition != CONTROL_PARTITION:
                 LOG.warning("a Control at partition %d, offset %d: only those of partition %d are obeyed", *one[:2], CONTROL_PARTITION)
-            elif one.control.kind == ROLLBACK:
-                minute = max(0, (one.watermark_ms - self._config.open_ms) // self._config.bucket_ms)
+            else:
                 try:
-                    self._waiting.append(Due(minute, Rollback.of(one.control)))
+                    self._take(one)
                 except ValueError as error:
                     LOG.warning("the Control at offset %d is left aside: %s", one.offset, error)
 
@@ -94,7 +97,7 @@ class Controls:
     def state(self) -> dict[str, Any]:
         """For a checkpoint, as JSON."""
         waiting = [[due.minute, due.rollback.version, due.rollback.spans] for due in self._waiting]
-        return {"waiting": waiting, "void": self._void}
+        return {"waiting": waiting, "void": self._void, "settled": sorted(self.settled)}
 
     @staticmethod
     def of(config: JoinConfig, state: Mapping[str, Any]) -> "Controls":
@@ -102,22 +105,46 @@ class Controls:
         controls = Controls(config)
         controls._waiting.extend(Due(minute, Rollback(version, _spans(spans))) for minute, version, spans in state["waiting"])
         controls._void += _spans(state["void"])
+        controls.settled |= {(partition, offset) for partition, offset in state["settled"]}
         return controls
+
+    def _take(self, asked: Asked) -> None:
+        if asked.control.kind == ROLLBACK:
+            minute = max(0, (asked.watermark_ms - self._config.open_ms) // self._config.bucket_ms)
+            self._waiting.append(Due(minute, Rollback.of(asked.control)))
+        elif asked.control.kind in (REQUEUE, ACCEPT):
+            self.settled |= named(asked.control)
 
 
 def versions_gone_back_to(log: EventLog, offset: int) -> frozenset[int]:
     """The versions that rollbacks from `offset` on name: who reads on needs their checkpoints."""
-    versions, offset = set(), max(offset, log.begin_offsets()[CONTROL_PARTITION])
+    versions = set()
+    for control in _controls(log, offset):
+        if control.kind == ROLLBACK:
+            with contextlib.suppress(ValueError):  # told of when it is read
+                versions.add(Rollback.of(control).version)
+    return frozenset(versions)
+
+
+def settled_later(log: EventLog, offset: int) -> frozenset[Place]:
+    """Records of quarantine that Controls from `offset` on settle: who stopped for them can go on."""
+    found: set[Place] = set()
+    for control in _controls(log, offset):
+        if control.kind in (REQUEUE, ACCEPT):
+            with contextlib.suppress(ValueError):
+                found |= named(control)
+    return frozenset(found)
+
+
+def _controls(log: EventLog, offset: int) -> Iterator[Control]:
+    offset = max(offset, log.begin_offsets()[CONTROL_PARTITION])
     while records := log.read(CONTROL_PARTITION, offset):
         offset = records[-1].offset + 1
         for record in records:
-            try:
-                control = decode(record.value).control
-                if control.kind == ROLLBACK:
-                    versions.add(Rollback.of(control).version)
-            except (UnreadableRecord, ValueError):
-                continue  # told of when it is read
-    return frozenset(versions)
+            with contextlib.suppress(UnreadableRecord):
+                decoded = decode(record.value)
+                if decoded.HasField("control"):
+                    yield decoded.control
 
 
 def _spans(said: Iterable[Sequence[int]]) -> tuple[Span, ...]:

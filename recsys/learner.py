@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +21,26 @@ from recsys import checkpoint as checkpoints
 from recsys import publisher
 from recsys.catalogue import Catalogue
 from recsys.checkpoint import Checkpoint, StateLock
-from recsys.controls import CONTROL_PARTITION, Controls, Rollback, versions_gone_back_to
+from recsys.controls import CONTROL_PARTITION, Controls, Rollback, settled_later, versions_gone_back_to
 from recsys.features import Lesson, imported_lessons, lessons, neighbours
+from recsys.guard import TooMuchQuarantined, check_quarantine
+from recsys.learner_config import LearnerConfig
 from recsys.learner_stats import STATS_KEPT, LearnerStats
 from recsys.live_model import ItemsFeed, LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig
 from recsys.reservoir import Reservoir
-from recsys.trainer import Seeds, Trainer, TrainerConfig
+from recsys.trainer import Seeds, Trainer
 from streaming.clock import Clock
 from streaming.events import UnreadableRecord, decode
 from streaming.joiner import Bucket, Example, JoinConfig, Joiner
 from streaming.log import EventLog
+from streaming.partition_join import memory_needed
 
 LOG = logging.getLogger(__name__)
 
 STATE_SCHEMA = 3
 READ_RECORDS = 1_000
 """Records of a partition that are read at once: what is read ahead waits in the joiner, in memory and in every checkpoint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnerConfig:
-    """What each minute learns from."""
-
-    replay_share: float = 0.5
-    """Share of a batch that was learned before, drawn from the reservoir; own choices only, like every live target."""
-    reservoir: int = 1024
-    max_lag: int = 60
-    """Decisions of versions older than this many are counted as stale and dropped."""
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("replay_share", 0, 0.9), ("reservoir", 0, 10_000_000), ("max_lag", 1, 1_000_000)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"learner.{name} is {getattr(self, name)}; it must be {low}..{high}")
 
 
 class Learner:
@@ -73,11 +59,12 @@ class Learner:
         items_log: EventLog,
         state_dir: Path,
         save_every: int = 1,
+        last_version: int | None = None,
     ) -> None:
-        """`save_every`: versions between two checkpoints and publishes; more than 1 only where nobody serves them (replay)."""
+        """For a replay, which nobody serves: `save_every`, versions between two checkpoints and publishes; `last_version` of all."""
         self.config, self.join, self.seeds, self.clock = config, join, seeds, clock
         self._model_config, self._memory_config, self._log = model, memory, log
-        self._save_every = save_every
+        self._save_every, self._last_version = save_every, last_version
         self.directory = state_dir / join.variant
         self._lock = StateLock(self.directory)
         self.stats = LearnerStats()
@@ -110,9 +97,10 @@ class Learner:
         watermark_ms = self.joiner.watermark_ms
         if watermark_ms is None or self.feed.watermark_ms < watermark_ms:
             return 0  # the items of a minute must be known before it is learned
-        while (bucket := self.joiner.take_bucket()) is not None:
+        while not self.is_done and (bucket := self.joiner.take_bucket()) is not None:
             self._pass_until(bucket.index)
-            self._learn(bucket)
+            if not self.is_done:
+                self._learn(bucket)
         self._pass_until(self.joiner.trained_through_ms // self.join.bucket_ms)
         return self.policy_version - before
 
@@ -120,11 +108,16 @@ class Learner:
         """Step until the log's present end, and save what was made since the last checkpoint."""
         ends = self._log.end_offsets()
         self.step()
-        while any(self.joiner.next_offset(partition) < end for partition, end in enumerate(ends)):
+        while not self.is_done and any(self.joiner.next_offset(partition) < end for partition, end in enumerate(ends)):
             self.step()
         if self._trainer is not None and self.policy_version % self._save_every:
             self._save(self._trainer)
             self._publish(self._trainer)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last version to learn is there."""
+        return self.policy_version == self._last_version
 
     def weights_digest(self) -> str | None:
         """SHA-256 of the weights as they are; None before there are any."""
@@ -169,14 +162,14 @@ class Learner:
 
     def _pass_until(self, minute: int) -> None:
         """Obey what operators asked for before `minute` is learned, each in its place among the quiet minutes."""
-        while (due := self.controls.next_due(minute)) is not None:
+        while not self.is_done and (due := self.controls.next_due(minute)) is not None:
             self._pass_quiet_minutes(due.minute)
             self._roll_back(due.rollback)
         self._pass_quiet_minutes(minute)
 
     def _pass_quiet_minutes(self, end_minute: int) -> None:
         """Minutes without Examples make a version only if the catalogue changed, or if they end the history."""
-        while self._next_minute < end_minute:
+        while self._next_minute < end_minute and not self.is_done:
             until_ms = self.feed.warm_start_until_ms
             if self._trainer is None and until_ms is not None:
                 start_minute = -(-until_ms // self.join.bucket_ms)
@@ -201,11 +194,13 @@ class Learner:
         if self._trainer is None and until_ms is not None and bucket.start_ms < until_ms:
             self._history += bucket.examples
             for example in bucket.examples:
-                self._history_from[example.partition] = min(_as_of(example), self._history_from.get(example.partition, _as_of(example)))
+                needed = memory_needed(example.decision, example.offset)
+                self._history_from[example.partition] = min(needed, self._history_from.get(example.partition, needed))
             self._next_minute = bucket.index + 1
             return
         if self._trainer is None and until_ms is not None:
             self._begin(bucket.index)
+        self._look_at_quarantine(bucket)
         self._admit(bucket.index)
         if self._trainer is None:
             self.joiner.withdraw(sum(example.own for example in bucket.examples), "stale")
@@ -215,6 +210,14 @@ class Learner:
         self.stats.update_s.append(time.perf_counter() - started)
         self._finish(self._trainer, bucket.index, [when for example in bucket.examples if example.own for when in example.append_times_ms])
         self._next_minute = bucket.index + 1
+
+    def _look_at_quarantine(self, bucket: Bucket) -> None:
+        """TooMuchQuarantined when too much of a minute is there, and nobody has settled it further on in the log either."""
+        look = partial(check_quarantine, self.config.max_quarantined, bucket, self.joiner.quarantined, self.join)
+        try:
+            look(self.controls.settled)
+        except TooMuchQuarantined:
+            look(self.controls.settled | settled_later(self._log, self.joiner.next_offset(CONTROL_PARTITION)))
 
     def _admit(self, minute: int) -> bool:
         """Let in the catalogue changes before the minute's cut; whether there were any."""
@@ -391,10 +394,6 @@ class Learner:
         for partition, end in enumerate(self._log.end_offsets()):
             if (read := self.joiner.next_offset(partition)) > end:
                 raise ValueError(f"{self.directory} has read partition {partition} up to {read}; the log ends before: is it another one?")
-
-
-def _as_of(example: Example) -> int:
-    return example.offset if example.decision.memory_offset < 0 else example.decision.memory_offset
 
 
 def _named(arrays: checkpoints.Arrays, prefix: str) -> dict[str, Any]:

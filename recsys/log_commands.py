@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from recsys.controls import CONTROL_PARTITION
 from recsys.options import AsJson, LogUrl, Partitions, Settings, State, opened, print_figures, stop_on_signals
 from recsys.presets import Preset, configured
 from recsys.processes import run
@@ -15,8 +16,9 @@ from streaming.address import ITEMS_SUFFIX
 from streaming.archive import EVENTS, ITEMS, ArchiveLog, Archiver
 from streaming.clock import SystemClock
 from streaming.inspection import Inspection, inspected
-from streaming.log import EventLog
-from streaming.quarantine import Kept, fetched, write_lines
+from streaming.log import Entry, EventLog
+from streaming.quarantine import ACCEPT, Kept, fetched, naming, repaired, write_lines
+from streaming.quarantine import requeue as requeue_records
 
 log = typer.Typer(help="What is in a log: its books, its quarantine, its archive.", no_args_is_help=True)
 
@@ -50,6 +52,8 @@ def quarantine(
     archive: SomeArchive = None,
     partitions: Partitions = 4,
     export: Annotated[Path | None, typer.Option(help="Write the records, bytes and all, a line each: to be repaired.")] = None,
+    requeue: Annotated[Path | None, typer.Option(help="Put the repaired records of such a file back.")] = None,
+    accept: Annotated[bool, typer.Option(help="Tell a learner that stopped for too many of them to go on without those listed.")] = False,
     preset: Preset = "standard",
     settings: Settings = None,
     as_json: AsJson = False,
@@ -61,6 +65,12 @@ def quarantine(
     if export is not None:
         export.write_text(write_lines(kept))
         typer.echo(f"wrote {len(kept)} records to {export}", err=True)
+    now_ms = SystemClock().now_ms()
+    if requeue is not None:
+        _put_back(requeue, streams, now_ms)
+    if accept:
+        places = [(one.partition, one.offset) for one in kept if one.stream == EVENTS]
+        streams[EVENTS].append([Entry(b"", naming(ACCEPT, places, now_ms), CONTROL_PARTITION)])
     print_figures({"quarantined": [one.as_dict() for one in kept]} if as_json else _listed(kept), None, started, as_json=as_json)
 
 
@@ -108,6 +118,15 @@ def _streams(url: str, archive: Path | None, partitions: int) -> dict[str, Event
     if archive is not None:
         return {name: ArchiveLog(archive / name) for name in (EVENTS, ITEMS)}
     return {EVENTS: opened(url, partitions=partitions), ITEMS: opened(url, ITEMS_SUFFIX)}
+
+
+def _put_back(lines: Path, streams: dict[str, EventLog], now_ms: int) -> None:
+    """Repaired events behind a Control that names the broken ones; repaired items as what they are."""
+    records = repaired(lines)
+    if records[EVENTS]:
+        requeue_records(records[EVENTS], streams[EVENTS], now_ms)
+    streams[ITEMS].append([Entry(record.key, record.value, record.partition) for record in records[ITEMS]])
+    typer.echo(f"put back {sum(map(len, records.values()))} records of {lines}", err=True)
 
 
 def _kept(streams: dict[str, EventLog], found: Inspection) -> list[Kept]:

@@ -9,7 +9,7 @@ from models.decoder import DecoderConfig
 from models.tokenizer import TokenizerConfig
 from recsys.config import Config, with_settings
 from recsys.engine import EngineConfig
-from recsys.learner import LearnerConfig
+from recsys.learner_config import LearnerConfig
 from recsys.live_model import ModelConfig
 from recsys.policy import DrawingConfig
 from recsys.trainer import TrainerConfig, WarmStartConfig

@@ -15,6 +15,7 @@ from streaming.archive import EVENTS, ITEMS, ArchiveLog
 from streaming.clock import ManualClock
 from streaming.events import Record, UnreadableRecord, decode
 from streaming.log import EventLog
+from streaming.quarantine import Mended, repaired
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,16 @@ class Replayed:
     seconds: float
 
 
-def replay(config: Config, archive: Path, state_dir: Path, seed: int, save_every: int) -> Replayed:
-    """Learn a whole archive (`events/` and `items/`, as `data import` and `log archive` write it) into an empty state directory.
+def replay(
+    config: Config, archive: Path, state_dir: Path, seed: int, save_every: int, until: int | None = None, include: Path | None = None
+) -> Replayed:
+    """Learn an archive (`events/` and `items/`, as `data import` and `log archive` write it) into an empty state directory.
 
-    `save_every`: versions between two checkpoints and publishes. FileNotFoundError when there is no archive.
+    `save_every`: versions between two checkpoints and publishes; `until`: the version to stop at; `include`: lines of repaired
+    records, which then stand in the place of the broken ones. ValueError when there is no archive.
     """
-    log, items_log = ArchiveLog(archive / EVENTS), ArchiveLog(archive / ITEMS)
+    mended = repaired(include) if include else {EVENTS: [], ITEMS: []}
+    log, items_log = (Mended(ArchiveLog(archive / stream), mended[stream]) for stream in (EVENTS, ITEMS))
     first_ms, last_ms = _span_ms(log)
     started = time.perf_counter()
     learner = Learner(
@@ -49,6 +54,7 @@ def replay(config: Config, archive: Path, state_dir: Path, seed: int, save_every
         items_log=items_log,
         state_dir=state_dir,
         save_every=save_every,
+        last_version=until,
     )
     if learner.policy_version:
         raise ValueError(f"{state_dir} holds version {learner.policy_version} already; a replay needs an empty one")

@@ -29,6 +29,8 @@ class Quarantined(NamedTuple):
     offset: int
     reason: str
     detail: str
+    watermark_ms: int
+    """Of its partition when it came: it may say no time of its own that can be believed."""
 
 
 class Ledger:

@@ -97,7 +97,7 @@ def _unreadable(items_log: EventLog) -> list[Quarantined]:
             try:
                 decode(record.value)
             except UnreadableRecord as error:
-                found.append(Quarantined(record.partition, record.offset, "unreadable", str(error)))
+                found.append(Quarantined(record.partition, record.offset, "unreadable", str(error), 0))
     return found[-MAX_QUARANTINED:]
 
 

@@ -162,7 +162,7 @@ def _ledger_state(ledger: Ledger) -> LedgerState:
         taught=ledger.taught,
         copies=ledger.copies,
         reasons=ledger.reasons,
-        quarantined=[QuarantinedState(partition=p, offset=o, reason=r, detail=d) for p, o, r, d in ledger.quarantined],
+        quarantined=[QuarantinedState(partition=p, offset=o, reason=r, detail=d, watermark_ms=w) for p, o, r, d, w in ledger.quarantined],
     )
 
 
@@ -173,5 +173,5 @@ def _ledger_of(state: LedgerState) -> Ledger:
     ledger.slots_shown, ledger.slots_repeated, ledger.taught = state.slots_shown, state.slots_repeated, state.taught
     ledger.copies = state.copies
     ledger.reasons.update(state.reasons)
-    ledger.quarantined.extend(Quarantined(q.partition, q.offset, q.reason, q.detail) for q in state.quarantined)
+    ledger.quarantined.extend(Quarantined(q.partition, q.offset, q.reason, q.detail, q.watermark_ms) for q in state.quarantined)
     return ledger

@@ -150,7 +150,7 @@ class PartitionJoin:
         return False
 
     def _quarantine(self, offset: int, reason: str, detail: str, kind: str | None) -> None:
-        self.ledger.quarantine(Quarantined(self.partition, offset, reason, detail), kind)
+        self.ledger.quarantine(Quarantined(self.partition, offset, reason, detail, self.watermark_ms), kind)
 
     # Decisions and events ---------------------------------------------------------------------------------------------
 

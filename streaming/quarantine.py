@@ -9,16 +9,23 @@ import base64
 import binascii
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
 
+from streaming.archive import EVENTS, ITEMS
 from streaming.books import Quarantined
-from streaming.events import Record, UnreadableRecord, decode
-from streaming.log import EventLog, LogRecord
+from streaming.events import Control, Record, UnreadableRecord, decode, encode
+from streaming.log import Entry, EventLog, LogRecord, Position
+
+REQUEUE, ACCEPT = "requeue", "accept_quarantine"
+"""Kinds of Control that name records of quarantine: repaired and put back, or to be lived without."""
+
+Place = tuple[int, int]
+"""Partition and offset of a record."""
 
 
 @dataclass(frozen=True, order=True)
@@ -62,16 +69,62 @@ def write_lines(kept: Iterable[Kept]) -> str:
     return "".join(json.dumps(one.as_dict(), sort_keys=True) + "\n" for one in sorted(kept))
 
 
-def repaired(path: Path) -> list[LogRecord]:
-    """The records that the lines of a file say, each where the broken one stood. ValueError names a line that says none."""
-    found = []
+def repaired(path: Path) -> dict[str, list[LogRecord]]:
+    """By stream the records that the lines of a file say, each where the broken one stood. ValueError names a line that says none."""
+    found: dict[str, list[LogRecord]] = {EVENTS: [], ITEMS: []}
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if line.strip():
             try:
-                found.append(_repaired(json.loads(line)))
+                said = json.loads(line)
+                found[said["stream"]].append(_repaired(said))
             except (ValueError, KeyError, TypeError, json_format.ParseError) as error:
                 raise ValueError(f"{path}, line {number}: {error!r}") from None
     return found
+
+
+def naming(kind: str, places: Iterable[Place], now_ms: int) -> bytes:
+    """A Control of that kind about these records of the events, as it stands in the log."""
+    arguments = {"records": json.dumps(sorted(places))}
+    return encode(Control(kind=kind, event_time_ms=now_ms, arguments=arguments), now_ms)
+
+
+def named(control: Control) -> frozenset[Place]:
+    """What `naming` was given. ValueError when the Control says something else."""
+    try:
+        return frozenset((int(partition), int(offset)) for partition, offset in json.loads(control.arguments["records"]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"a {control.kind} that names no records: {error!r}") from None
+
+
+def requeue(records: Sequence[LogRecord], log: EventLog, now_ms: int) -> list[Position]:
+    """Append repaired records, each to the partition where the broken one stands, behind a Control that names those.
+
+    They count while their window is open; later they are for `recsys replay --include`.
+    """
+    control = naming(REQUEUE, ((record.partition, record.offset) for record in records), now_ms)
+    again = [Entry(record.key, _appended(record.value, now_ms), record.partition) for record in records]
+    return log.append([Entry(b"", control, 0), *again])
+
+
+class Mended:
+    """A log to read, in which repaired records stand in the place of the broken ones."""
+
+    def __init__(self, log: EventLog, records: Iterable[LogRecord]) -> None:
+        self._log, self.num_partitions = log, log.num_partitions
+        self._repaired = {(record.partition, record.offset): record for record in records}
+        self.append, self.close = log.append, log.close
+        self.begin_offsets, self.end_offsets = log.begin_offsets, log.end_offsets
+
+    def read(self, partition: int, offset: int, max_records: int = 10_000) -> list[LogRecord]:
+        """See EventLog."""
+        records = self._log.read(partition, offset, max_records)
+        return [self._repaired.get((record.partition, record.offset), record) for record in records]
+
+
+def _appended(value: bytes, now_ms: int) -> bytes:
+    record = decode(value)
+    record.append_time_ms = now_ms
+    return record.SerializeToString(deterministic=True)
 
 
 def _repaired(said: Mapping[str, Any]) -> LogRecord:

@@ -91,12 +91,22 @@ def test_lines_can_be_repaired_and_say_where_they_stood(tmp_path: Path) -> None:
     lines[0]["value"] = base64.b64encode(far).decode()
     lines[1]["record"]["event"]["event_time_ms"] = str(T)
     path.write_text("\n".join(map(json.dumps, lines)))
-    first, second = repaired(path)
+    found = repaired(path)
+    first, second = found[EVENTS]
+    assert not found[ITEMS]
     assert (first.partition, first.offset, first.key, first.value) == (lines[0]["partition"], lines[0]["offset"], b"u0", far)
     assert second.value == encode(said(t=T), T)
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", '{"partition": 0, "offset": 1, "key": "", "value": "/w=="}', '{"record": {"no": 1}}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "[]",
+        '{"stream": "events", "partition": 0, "offset": 1, "key": "", "value": "/w=="}',
+        '{"stream": "events", "record": {"no": 1}}',
+    ],
+)
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "lines"
     path.write_text("\n" + line)

@@ -33,6 +33,7 @@ verify.faults verify.journal verify.stream
 loop processes replay report dashboard presets
 config
 server learner keeper tally rollback
+learner_config
 trainer
 hot_swap
 learner_stats controls publisher engine guard checkpoint live_model reservoir

@@ -135,13 +135,15 @@ class KindState(_message.Message):
     def __init__(self, counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class QuarantinedState(_message.Message):
-    __slots__ = ("partition", "offset", "reason", "detail")
+    __slots__ = ("partition", "offset", "reason", "detail", "watermark_ms")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    WATERMARK_MS_FIELD_NUMBER: _ClassVar[int]
     partition: int
     offset: int
     reason: str
     detail: str
-    def __init__(self, partition: _Optional[int] = ..., offset: _Optional[int] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+    watermark_ms: int
+    def __init__(self, partition: _Optional[int] = ..., offset: _Optional[int] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., watermark_ms: _Optional[int] = ...) -> None: ...
