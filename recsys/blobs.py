@@ -33,3 +33,13 @@ def encoded(texts: Iterable[str]) -> list[bytes]:
 def decoded(parts: Iterable[bytes]) -> list[str]:
     """Bytes as texts."""
     return [part.decode() for part in parts]
+
+
+def under(part: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """The arrays by longer names, beside those of other parts."""
+    return {f"{part}.{name}": array for name, array in arrays.items()}
+
+
+def below(part: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """The arrays of one part, by the names they had."""
+    return {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from recsys.durable import keep_newest, new_directory, numbered, sync
 LOG = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = 3
+BUSY_S = 1.0
+"""A copy that saves for a learner holds its lock too, and is gone a moment after it."""
 FILES = ("state.json", "joiner.pb", "arrays.safetensors", "model/manifest.json")
 """What a manifest vouches for; the model's own manifest does so for its files."""
 
@@ -56,11 +59,12 @@ class StateLock:
         self._path = directory / "LOCK"
         self._path.touch()
         self._file = self._path.open("r+b", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise StateBusy(f"{directory} is written by process {self._holder()[0]}; stop it first, or use another --state") from None
+        deadline_s = time.monotonic() + BUSY_S
+        while not self._is_taken():
+            if time.monotonic() > deadline_s:
+                self._file.close()
+                raise StateBusy(f"{directory} is written by process {self._holder()[0]}; stop it first, or use another --state")
+            time.sleep(0.01)
         self.holder = os.getpid(), self._holder()[1] + 1
         self._file.write(b"%10d %20d\n" % self.holder)  # of one length: no kill leaves a part of it
 
@@ -73,6 +77,13 @@ class StateLock:
     def release(self) -> None:
         """Let others write."""
         self._file.close()
+
+    def _is_taken(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def _holder(self) -> tuple[int, int]:
         """Process and epoch of who holds it, or did last; zeros when nobody has."""

@@ -170,10 +170,10 @@ def serve(
         access=_access(),
         token_keys=keys,
     )
-    server = server_of(config, place)
+    server, snapshots = server_of(config, place)
     port = server.start()
     LOG.info("serving on %s:%d; log %s, state %s", address.rpartition(":")[0], port, log, state)
-    run([server], stop_on_signals(), interval_s=0.05)
+    run([server, snapshots], stop_on_signals(), interval_s=0.05)
     return None
 
 

@@ -7,7 +7,7 @@ While the log is away it answers from what it knows, if it has a spool to keep t
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from recsys.admission import MAX_ENTRIES, Admission, BadRequest, check_item
@@ -67,16 +67,19 @@ class Engine:
         items_log: EventLog,
         mint: TokenMint,
         spool: Spool | None = None,
+        known: tuple[Memory, Ledger] | None = None,
     ) -> None:
-        """Begins with the log away too. Without a `spool` no request is answered while it is."""
+        """Begins with the log away too. Without a `spool` no request is answered while it is.
+
+        `known`: what the log says up to the offsets in it; it is read on from there.
+        """
         self.config, self.experiment, self.identity, self.clock = config, experiment, identity, clock
         self._mint = mint
         self._admission = Admission(config.future_ms, mint, is_wall=clock.is_wall)
         self._policies: dict[str, Policy] = {}
         self._cold = UniformPolicy()
         self._degraded: dict[str, Degraded] = {}
-        self.memory = Memory(memory, log.num_partitions)
-        self._ledger = Ledger(config.token_lifetime_ms)
+        self.memory, self._ledger = known or (Memory(memory, log.num_partitions), Ledger(config.token_lifetime_ms))
         self._journal = Journal(log, items_log, self.memory, self._ledger, spool)
         self._lock = self._journal.lock
         self.catalogue = self._journal.catalogue
@@ -97,6 +100,11 @@ class Engine:
     def catch_up(self) -> None:
         """Apply what others appended, all that is in the log now; first what waits for the log goes in. LogUnavailable."""
         self._journal.catch_up()
+
+    def with_known(self, take: Callable[[Memory, Ledger], None]) -> None:
+        """Hand out what is known of users and of what was taken, while nothing changes it."""
+        with self._lock:
+            take(self.memory, self._ledger)
 
     def tick(self) -> None:
         """Tell every partition what time it is, so that an idle one holds nobody up; after an absence of the log, catch up."""

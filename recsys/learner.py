@@ -19,8 +19,9 @@ import numpy as np
 from models.artifact import Artifact, weights_digest
 from recsys import checkpoint as checkpoints
 from recsys import publisher
+from recsys.blobs import below, under
 from recsys.catalogue import Catalogue
-from recsys.checkpoint import Checkpoint, StateLock
+from recsys.checkpoint import Checkpoint
 from recsys.controls import CONTROL_PARTITION, Controls, Rollback, settled_later, versions_gone_back_to
 from recsys.features import Lesson, imported_lessons, lessons, neighbours
 from recsys.guard import TooMuchQuarantined, check_quarantine
@@ -29,7 +30,9 @@ from recsys.learner_stats import STATS_KEPT, LearnerStats
 from recsys.live_model import ItemsFeed, LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig
 from recsys.reservoir import Reservoir
+from recsys.saver import Saver
 from recsys.trainer import Seeds, Trainer
+from recsys.version_store import VersionStore
 from streaming.clock import Clock
 from streaming.events import UnreadableRecord, decode
 from streaming.joiner import Bucket, Example, JoinConfig, Joiner
@@ -58,16 +61,20 @@ class Learner:
         log: EventLog,
         items_log: EventLog,
         state_dir: Path,
+        saver: Saver | None = None,
         save_every: int = 1,
         last_version: int | None = None,
     ) -> None:
-        """For a replay, which nobody serves: `save_every`, versions between two checkpoints and publishes; `last_version` of all."""
+        """Without a `saver` all waits for the disk: a version is there when the step that made it has ended.
+
+        For a replay, which nobody serves: `save_every`, versions between two checkpoints and publishes; `last_version` of all.
+        """
         self.config, self.join, self.seeds, self.clock = config, join, seeds, clock
         self._model_config, self._memory_config, self._log = model, memory, log
         self._save_every, self._last_version = save_every, last_version
         self.directory = state_dir / join.variant
-        self._lock = StateLock(self.directory)
         self.stats = LearnerStats()
+        self.versions = VersionStore(self.directory, saver or Saver(beside=False), clock, self.stats)
         self.joiner = Joiner(join, log.num_partitions)
         self.controls = Controls(join)
         self.memory = Memory(memory, log.num_partitions)
@@ -84,7 +91,7 @@ class Learner:
         self._num_learned = 0
         """Own Examples in the weights."""
         with ExitStack() as undo:
-            undo.callback(self._lock.release)
+            undo.callback(self.versions.close)
             self._restore()
             undo.pop_all()
 
@@ -93,6 +100,7 @@ class Learner:
     def step(self) -> int:
         """Read on and learn every minute that is complete; how many versions were made. Reads a bounded part of a long log."""
         before = self.policy_version
+        self.versions.note_saved()
         self._read()
         watermark_ms = self.joiner.watermark_ms
         if watermark_ms is None or self.feed.watermark_ms < watermark_ms:
@@ -112,7 +120,7 @@ class Learner:
             self.step()
         if self._trainer is not None and self.policy_version % self._save_every:
             self._save(self._trainer)
-            self._publish(self._trainer)
+        self.versions.note_saved(wait=True)
 
     @property
     def is_done(self) -> bool:
@@ -128,8 +136,8 @@ class Learner:
         return self._version(self._trainer) if self._trainer else None
 
     def close(self) -> None:
-        """Let another process write to the state."""
-        self._lock.release()
+        """Let another process write to the state, when what is being saved is there."""
+        self.versions.close()
 
     def _read(self) -> None:
         started = time.perf_counter()
@@ -270,22 +278,8 @@ class Learner:
         self.stats.trained_append_ms.pop(self.policy_version - STATS_KEPT, None)
         self._rows_of_version.pop(self.policy_version - 2 * self.config.max_lag, None)
         self._next_minute = minute + 1
-        if self.policy_version % self._save_every and self.policy_version not in self._gone_back_to:
-            return
-        started = time.perf_counter()
-        self._save(trainer)
-        saved = time.perf_counter()
-        self._publish(trainer)
-        self.stats.save_s.append(saved - started)
-        self.stats.publish_s.append(time.perf_counter() - saved)
-
-    def _publish(self, trainer: Trainer) -> None:
-        """Write the version and point to it. One that was there before a crash is not written again: the same log made the same weights."""
-        newest, version = publisher.newest_version(self.directory), self._version(trainer)
-        if self.policy_version > newest or (self.policy_version == newest and publisher.drop_damaged(self.directory, newest)):
-            publisher.publish(version, self.directory, self.clock.now_ms(), self._lock.confirm, self._gone_back_to)
-        elif self.policy_version == newest:
-            publisher.point_again(version, self.directory, self.clock.now_ms())
+        if self.policy_version % self._save_every == 0 or self.policy_version in self._gone_back_to:
+            self._save(trainer)
 
     def _version(self, trainer: Trainer) -> Artifact:
         facts = {
@@ -325,6 +319,9 @@ class Learner:
 
     def _save(self, trainer: Trainer) -> None:
         self._let_go()
+        self.versions.save(lambda: self._checkpoint(trainer), lambda: self._version(trainer), self._gone_back_to)
+
+    def _checkpoint(self, trainer: Trainer) -> Checkpoint:
         state = {
             "schema": STATE_SCHEMA,
             "policy_version": self.policy_version,
@@ -337,12 +334,8 @@ class Learner:
             "num_learned": self._num_learned,
             "not_learned_from": [self._oldest_needed(partition) for partition in range(self._log.num_partitions)],
         }
-        arrays = {f"reservoir.{name}": array for name, array in self._reservoir.arrays().items()}
-        arrays |= {f"optimizer.{name}": array for name, array in trainer.arrays().items()}
-        arrays |= {f"memory.{name}": array for name, array in self.memory.arrays().items()}
-        saved = Checkpoint(self.policy_version, state, self.joiner.snapshot(), arrays, trainer.model.artifact({}))
-        never = self._gone_back_to | publisher.kept(self.directory)
-        checkpoints.save(self.directory / "checkpoints", saved, self._lock.confirm, never)
+        arrays = under("reservoir", self._reservoir.arrays()) | under("optimizer", trainer.arrays()) | under("memory", self.memory.arrays())
+        return Checkpoint(self.policy_version, state, self.joiner.snapshot(), arrays, trainer.model.artifact({}))
 
     def _restore(self) -> None:
         """Go on from the newest whole checkpoint, where its offsets are; only the catalogue is read again."""
@@ -358,26 +351,28 @@ class Learner:
         self.joiner = Joiner.restore(self.join, saved.joiner)
         self._gone_back_to = versions_gone_back_to(self._log, self.joiner.next_offset(CONTROL_PARTITION))
         self._refuse_other_log()
-        self.memory = Memory.of(self._memory_config, _named(saved.arrays, "memory."))
+        self.memory = Memory.of(self._memory_config, below("memory", saved.arrays))
         self.policy_version, self._next_minute = state["policy_version"], state["next_minute"]
         self._num_learned = state["num_learned"]
+        self.versions.newest_saved = self.policy_version
         self._rows_of_version = {int(version): rows for version, rows in state["rows_of_version"].items()}
         self.controls = Controls.of(self.join, state["controls"])
         self.feed.read()
         self.feed.apply_up_to(state["items_offset"], self.catalogue)
         self._trainer = self._learned(saved)
         if not publisher.is_current(self.directory, self.policy_version):
-            self._publish(self._trainer)  # killed between saving and publishing
+            self.versions.publish(self._version(self._trainer), self._gone_back_to)  # killed between saving and publishing
 
     def _learned(self, saved: Checkpoint) -> Trainer:
         """Take the lessons of a checkpoint; its weights and optimizer."""
         trainer = Trainer(self.config.trainer, LiveModel.of(saved.model, self.catalogue), self.seeds)
-        trainer.load(_named(saved.arrays, "optimizer."))
-        self._reservoir = Reservoir.of(self.config.reservoir, _named(saved.arrays, "reservoir."))
+        trainer.load(below("optimizer", saved.arrays))
+        self._reservoir = Reservoir.of(self.config.reservoir, below("reservoir", saved.arrays))
         return trainer
 
     def _roll_back(self, rollback: Rollback) -> None:
         """Have learned what the version had, and nothing since; joins, memory and items stay, and the next number is a new one."""
+        self.versions.note_saved(wait=True)
         saved = checkpoints.load(self.directory / "checkpoints", rollback.version)
         self.joiner.withdraw(self._num_learned - saved.state["num_learned"], "quarantined")
         self._num_learned = saved.state["num_learned"]
@@ -394,7 +389,3 @@ class Learner:
         for partition, end in enumerate(self._log.end_offsets()):
             if (read := self.joiner.next_offset(partition)) > end:
                 raise ValueError(f"{self.directory} has read partition {partition} up to {read}; the log ends before: is it another one?")
-
-
-def _named(arrays: checkpoints.Arrays, prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

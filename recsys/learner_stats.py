@@ -19,6 +19,8 @@ class LearnerStats:
     num_rollbacks: int = 0
     update_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
     save_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
+    blocked_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
+    """For how long learning stood still for a save."""
     publish_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
     read_s: float = 0.0
     warm_start_s: float = 0.0

@@ -2,11 +2,14 @@
 
 from collections import OrderedDict
 
+import numpy as np
+
+from recsys.blobs import Arrays, decoded, encoded, joined, split
 from streaming.events import Decision, Record
 
 
 class Ledger:
-    """Rebuilt from the log at start: fed with every record, in order of appending."""
+    """A function of the log: fed with every record, in order of appending."""
 
     def __init__(self, lifetime_ms: int) -> None:
         self._lifetime_ms = lifetime_ms
@@ -28,6 +31,26 @@ class Ledger:
             self._events.popitem(last=False)
         while self._decisions and next(iter(self._decisions.values()))[0] < oldest_ms:
             self._decisions.popitem(last=False)
+
+    def arrays(self) -> Arrays:
+        """All of it as arrays, for a snapshot."""
+        answered = list(self._decisions.values())
+        return {
+            **joined("decision", [decision.SerializeToString(deterministic=True) for _, decision in answered]),
+            "decision_ms": np.array([time_ms for time_ms, _ in answered], np.int64),
+            **joined("event", encoded(self._events)),
+            "event_ms": np.array(list(self._events.values()), np.int64),
+        }
+
+    @staticmethod
+    def of(lifetime_ms: int, arrays: Arrays) -> "Ledger":
+        """What `arrays` said."""
+        ledger = Ledger(lifetime_ms)
+        for data, time_ms in zip(split("decision", arrays), arrays["decision_ms"].tolist(), strict=True):
+            decision = Decision.FromString(data)
+            ledger._decisions[decision.user_id, decision.request_id] = (time_ms, decision)
+        ledger._events.update(zip(decoded(split("event", arrays)), arrays["event_ms"].tolist(), strict=True))
+        return ledger
 
     def decision(self, user_id: str, request_id: str) -> Decision | None:
         """The Decision that answered this request before."""

@@ -19,7 +19,9 @@ from recsys.durable import replace_file
 from recsys.engine import Engine, Identity
 from recsys.keeper import Keeper
 from recsys.learner import Learner
+from recsys.saver import Saver
 from recsys.server import Access, Server
+from recsys.snapshots import Snapshots
 from recsys.spool import Spool
 from recsys.tokens import TokenMint
 from recsys.trainer import Seeds
@@ -72,9 +74,10 @@ def run(components: Sequence[Component], stop: threading.Event, interval_s: floa
             component.close()
 
 
-def server_of(config: Config, place: Place) -> Server:
-    """A server over the place's log, not yet listening."""
+def server_of(config: Config, place: Place) -> tuple[Server, Snapshots]:
+    """A server over the place's log, not yet listening, and what keeps for its next life what it knows."""
     clock = SystemClock()
+    snapshots = Snapshots(place.state_dir / "snapshots", config.engine, config.memory, place.log, clock)
     engine = Engine(
         config.engine,
         config.memory,
@@ -85,9 +88,11 @@ def server_of(config: Config, place: Place) -> Server:
         items_log=place.items_log,
         mint=TokenMint(place.token_keys or [token_key(place.state_dir)], config.engine.token_lifetime_ms),
         spool=Spool(place.state_dir / f"waiting-{config.server.name or 'decisions'}.spool", config.server.spool_max_bytes),
+        known=snapshots.newest(),
     )
+    snapshots.follow(engine)
     names = [name for name, _ in config.experiment.variants]
-    return Server(config.server, engine, clock, place.state_dir, names, config.drawing, place.access)
+    return Server(config.server, engine, clock, place.state_dir, names, config.drawing, place.access), snapshots
 
 
 class LearnerProcess:
@@ -106,14 +111,15 @@ class LearnerProcess:
             log=place.log,
             items_log=place.items_log,
             state_dir=place.state_dir,
+            saver=Saver(beside=True),
         )
         self._keepers: dict[str, Keeper] = {}
 
     def step(self) -> None:
         """Learn what is complete; let the frozen variants follow the catalogue."""
-        before = self.learner.policy_version
+        before = self.learner.versions.newest_saved
         self.learner.step()
-        if self.learner.policy_version > before:
+        if self.learner.versions.newest_saved > before:
             self._say()
         for name, _ in self._config.experiment.variants:
             if name != self._config.join.variant:
@@ -127,11 +133,12 @@ class LearnerProcess:
         """One line a version, for people and in `metrics.jsonl` for programs."""
         stats, books = self.learner.stats, self.learner.joiner.books()
         said = {
-            "policy_version": self.learner.policy_version,
+            "policy_version": self.learner.versions.newest_saved,
             "published_at_ms": self._clock.now_ms(),
             "update_s": stats.update_s[-1] if stats.update_s else None,
             "save_s": stats.save_s[-1],
             "publish_s": stats.publish_s[-1],
+            "blocked_s": stats.blocked_s[-1],
             "warm_start_s": stats.warm_start_s,
             "warm_start_sequences": stats.warm_start_sequences,
             "refused": stats.num_refused,
@@ -139,7 +146,7 @@ class LearnerProcess:
         }
         with (self.learner.directory / METRICS).open("a") as file:
             file.write(json.dumps(said) + "\n")
-        LOG.info("version %d, decisions %s", self.learner.policy_version, _short(books.decisions))
+        LOG.info("version %d, decisions %s", self.learner.versions.newest_saved, _short(books.decisions))
 
     def _keep(self, name: str) -> None:
         if name not in self._keepers:

@@ -26,15 +26,15 @@ simulate.baselines
 simulate.stage
 simulate.worlds simulate simulate.measures
 simulate.diary
-bench bench.loop bench.serve bench.generate bench.unseen bench.train outcome
+bench bench.checkpoint bench.loop bench.serve bench.generate bench.unseen bench.train outcome
 bench.rank verify verify.crash
 bench.pair bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine verify.lives
 verify.faults verify.journal verify.stream
 loop processes replay report dashboard presets
 config
-server learner keeper tally rollback
+server learner keeper snapshots tally rollback
 learner_config
-trainer
+trainer version_store
 hot_swap
 learner_stats controls publisher engine guard checkpoint live_model reservoir
 policy
@@ -46,7 +46,8 @@ truth tables semantic_ids
 imports options
 click_model
 admission spool
-batches blobs abtest ope experiment catalogue ledger tokens durable client
+batches abtest ope experiment catalogue ledger tokens durable saver client
+blobs
 recommender_pb2_grpc
 """
 """Layers of recsys, top to bottom: a module imports from rows below its own only. Each module has its place."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recsys.verify.commands import crash
+from recsys.verify.crash import ALONE, WRITES
 from recsys.verify.faults import POINTS
 from recsys.verify.journal import Learned, in_weights
 from tests.runs import ROOT, only_object, recsys
@@ -62,7 +63,7 @@ def test_a_learner_killed_ten_times_ends_as_one_that_never_was(request: pytest.F
     struck = Counter(found["faults"])
     assert struck["full disk"] == 1
     assert struck["any moment"] == 4
-    assert len(struck.keys() & {*POINTS, "within a write of a checkpoint", "within a write of a version"}) == 6
+    assert len(struck.keys() & {*POINTS, *WRITES, *ALONE}) == 6
     assert sum(count for name, count in struck.items() if name.startswith(("torn", "flipped"))) == 4
     assert found["examples"] > 100
     assert 0 < found["recovery_s"]["p50"] <= found["recovery_s"]["max"]

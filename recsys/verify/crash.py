@@ -30,6 +30,10 @@ WARM_UP_MINUTES = 4
 DISK_MB = 64
 ANY_MOMENT, FULL_DISK = "any moment", "full disk"
 WRITES = {"within a write of a checkpoint": ("checkpoints", faults.SAVING), "within a write of a version": ("versions", faults.PUBLISHING)}
+ALONE = {
+    "the copy that saves alone": faults.POINTS["before the manifest of a checkpoint"],
+    "the copy that publishes alone": faults.PUBLISHING,
+}
 DAMAGES: dict[str, tuple[tuple[str, ...], Callable[[Path, np.random.Generator], None]]] = {
     "torn checkpoint": (("checkpoints",), faults.tear),
     "flipped version": (("versions",), faults.flip),
@@ -110,7 +114,7 @@ def verify_crash(config: Config, url: str, out: Path, kills: int, seed: int, wor
 
 def _ways(kills: int, random: np.random.Generator) -> list[str]:
     """How each life ends: one in three at any moment, the others at the named points in turn; and between them disks that are full."""
-    named = [*faults.POINTS, *WRITES]
+    named = [*faults.POINTS, *WRITES, *ALONE]
     order = [named[at] for _ in range(kills // len(named) + 1) for at in random.permutation(len(named)).tolist()]
     ways = [ANY_MOMENT if number % 3 == 0 else order[number - number // 3 - 1] for number in range(kills)]
     for place in np.linspace(0, kills, 2 + kills // 25).astype(int)[:0:-1].tolist():
@@ -128,7 +132,7 @@ class _Trial:
         self.told_ms = 0
         self._lives, self._teller, self._random, self._has_disk = lives, teller, random, has_disk
         self._damages = list(DAMAGES)
-        self._damaged = 0
+        self._damaged: set[int] = set()
         self._life_s = 0.0
 
     def warm_up(self) -> None:
@@ -167,6 +171,8 @@ class _Trial:
             folder, pattern = WRITES[way]
             longest = max(path.stat().st_size for path in self._newest(folder).rglob("*.safetensors"))
             strike: Callable[[], None] = partial(faults.die_writing, int(self._random.integers(1, longest)))
+        elif way in ALONE:
+            pattern, strike = ALONE[way], faults.die_alone
         else:
             pattern, strike = faults.POINTS[way], faults.die
         self._expect_failure(partial(faults.at_point, self._lives.directory, pattern, strike))
@@ -187,7 +193,7 @@ class _Trial:
     def _look(self) -> None:
         """Whatever happened, what is current can be loaded; but for a version that was damaged here."""
         published = publisher.current(self._lives.directory)
-        if published is None or published.policy_version == self._damaged:
+        if published is None or published.policy_version in self._damaged:
             return
         try:
             publisher.load(published)
@@ -202,7 +208,7 @@ class _Trial:
             newest = self._newest(folder)
             damage(faults.any_file(newest, self._random), self._random)
             if folder == "versions":
-                self._damaged = int(newest.name)
+                self._damaged.add(int(newest.name))
         self.faults[name] += 1
 
     def _newest(self, folder: str) -> Path:

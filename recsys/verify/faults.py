@@ -59,6 +59,11 @@ def die() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+def die_alone() -> None:
+    """End this process, and nothing that forked it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def die_writing(num_bytes: int) -> None:
     """End this process in the middle of a write: at the first file that would be longer than `num_bytes`."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

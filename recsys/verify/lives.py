@@ -16,6 +16,7 @@ from pathlib import Path
 
 from models import artifact as artifacts
 from recsys import publisher
+from recsys.checkpoint import StateLock
 from recsys.config import Config
 from recsys.processes import LearnerProcess, Place, run
 from recsys.verify import journal
@@ -66,6 +67,7 @@ class Lives:
         if life.exitcode is None:
             os.killpg(life.pid, signal.SIGKILL)
             raise LifeFailed(f"life {len(self.journals)} went on for {PATIENCE_S:.0f} s and did not come to its end")
+        StateLock(self.directory).release()  # there is nothing left of it, not even a copy that saves
         return life.exitcode
 
     def live_until(self, through_ms: int) -> None:

@@ -1,0 +1,67 @@
+"""One variant's checkpoints and versions on disk, in the order in which they may appear: saved, then published.
+
+Knows nothing of how a version was learned.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from models.artifact import Artifact
+from recsys import checkpoint as checkpoints
+from recsys import publisher
+from recsys.checkpoint import Checkpoint, StateLock
+from recsys.learner_stats import LearnerStats
+from recsys.saver import Figures, Saver
+from streaming.clock import Clock
+
+
+class VersionStore:
+    """The one writer of `directory`; StateBusy when there is another."""
+
+    def __init__(self, directory: Path, saver: Saver, clock: Clock, stats: LearnerStats) -> None:
+        self.directory, self._saver, self._clock, self._stats = directory, saver, clock, stats
+        self.newest_saved = 0
+        """The newest version that is saved and published, as far as is known here."""
+        self._lock = StateLock(directory)
+
+    def save(self, checkpoint: Callable[[], Checkpoint], version: Callable[[], Artifact], never: frozenset[int]) -> None:
+        """Save, then publish, beside what comes next: a version that is served can always be continued from.
+
+        `never`: versions that are not deleted for their age.
+        """
+        started = time.perf_counter()
+        self.note_saved(wait=True)
+        self._saver.start(lambda: self._write(checkpoint(), version(), never))
+        self._stats.blocked_s.append(time.perf_counter() - started)
+        self.note_saved()
+
+    def note_saved(self, *, wait: bool = False) -> None:
+        """Take note of a save that has ended. SaveFailed: then there is nothing to go on from but the checkpoint before."""
+        if done := self._saver.finished(wait=wait):
+            self.newest_saved = int(done["version"])
+            self._stats.save_s.append(done["save_s"])
+            self._stats.publish_s.append(done["publish_s"])
+
+    def publish(self, artifact: Artifact, never: frozenset[int]) -> None:
+        """Write the version and point to it. One that was there before a crash is not written again: the same log made the same weights."""
+        version, newest, now_ms = int(artifact.facts["policy_version"]), publisher.newest_version(self.directory), self._clock.now_ms()
+        if version > newest or (version == newest and publisher.drop_damaged(self.directory, newest)):
+            publisher.publish(artifact, self.directory, now_ms, self._lock.confirm, never)
+        elif version == newest:
+            publisher.point_again(artifact, self.directory, now_ms)
+
+    def close(self) -> None:
+        """Let another process write here, when what is being saved is there."""
+        try:
+            self.note_saved(wait=True)
+        finally:
+            self._lock.release()
+
+    def _write(self, checkpoint: Checkpoint, artifact: Artifact, never: frozenset[int]) -> Figures:
+        started = time.perf_counter()
+        kept = never | publisher.kept(self.directory)
+        checkpoints.save(self.directory / "checkpoints", checkpoint, self._lock.confirm, kept)
+        saved = time.perf_counter()
+        self.publish(artifact, never)
+        return {"version": checkpoint.number, "save_s": saved - started, "publish_s": time.perf_counter() - saved}
