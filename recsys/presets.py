@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from models.decoder import DecoderConfig
+from models.objective import ObjectiveConfig
 from models.tokenizer import TokenizerConfig
 from recsys.config import Config, with_settings
 from recsys.engine import EngineConfig
@@ -45,6 +46,8 @@ def small() -> Config:
             tokenizer=TokenizerConfig(levels=1, content_dim=32), decoder=DecoderConfig(width=32, layers=1, heads=2, history=32)
         ),
         join=JoinConfig(variant="online", teach_imported=True, lateness_ms=10_000),
+        learner=LearnerConfig(trainer=TrainerConfig(objective=ObjectiveConfig(value_blend=0.0))),
+        drawing=DrawingConfig(temperature=0.2, floor=0.005, novelty_bonus=0.1),
         engine=EngineConfig(exclude_seen=False),
     )
 

@@ -17,7 +17,6 @@ from recsys.catalogue import Catalogue, Rows, Vocabulary
 from recsys.features import Lesson
 from recsys.memory import View
 
-CANDIDATES = 100
 ACTS_READ = 20
 """A user is the mean of so many items that he did something with, the newest."""
 WIDTH = 32
@@ -64,7 +63,7 @@ class Recall:
         self._vocabulary = Vocabulary([])
         self._items_ND = torch.zeros(0, WIDTH)
 
-    def find(self, view: View, catalogue: Catalogue, number: int = CANDIDATES) -> list[str]:
+    def find(self, view: View, catalogue: Catalogue, number: int) -> list[str]:
         """The items nearest to a user."""
         if len(catalogue.item_ids) != self._vocabulary.num_rows - 1:
             self._shelve(catalogue)

@@ -28,6 +28,15 @@ ANY_LAG = 1_000_000
 """Versions: who reads a log from its beginning learns from decisions of any age."""
 
 
+OWN_SETTINGS = (
+    "learner.trainer.lr=1e-2",
+    "learner.trainer.objective.value_blend=0.5",
+    "drawing.temperature=0.1",
+    "drawing.temperature=0.35",
+)
+"""What was tried of our own beside the defaults of the preset, one at a time."""
+
+
 class Variant(Protocol):
     """A Component that makes policies."""
 
@@ -93,8 +102,9 @@ class Learning:
 class Cascade(Learning):
     """The same, but what it chooses from was found by a recall that is fitted to the history and learns nothing more."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, candidates: int = 100) -> None:
         super().__init__(stage)
+        self._candidates = candidates
         catalogue = self.learner.catalogue
         texts = catalogue.texts(range(1, len(catalogue.item_ids) + 1))
         self._recall = Recall(texts, stage.beginning.history(), stage.beginning.seeds.of("recall", 0))
@@ -103,7 +113,8 @@ class Cascade(Learning):
         """See Variant."""
         asked = RecommendRequest()
         asked.CopyFrom(request)
-        asked.candidate_item_ids.extend(self._recall.find(self.learner.memory.view(request.user_id), self.learner.catalogue))
+        view, catalogue = self.learner.memory.view(request.user_id), self.learner.catalogue
+        asked.candidate_item_ids.extend(self._recall.find(view, catalogue, self._candidates))
         return asked
 
 
@@ -230,6 +241,14 @@ class BestSlate:
         return [Choice(slate, [0.0] * len(slate)) for slate in slates]
 
 
+def _linucb(stage: Stage, alpha: float = 0.3) -> Variant:
+    return Pupil(stage, LinUcb(alpha))
+
+
+def _popular(stage: Stage, minutes: int = 60) -> Variant:
+    return Pupil(stage, Popular(minutes))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a variant is made of a stage, and whether it sees what users did after the start."""
@@ -247,15 +266,36 @@ VARIANTS: dict[str, Recipe] = {
     "weights_only": Recipe(make=Learning, live_memory=False),
     "daily": Recipe(make=Daily),
     "cascade": Recipe(make=Cascade),
-    "linucb": Recipe(make=lambda stage: Pupil(stage, LinUcb())),
-    "popular": Recipe(make=lambda stage: Pupil(stage, Popular())),
+    "linucb": Recipe(make=_linucb),
+    "popular": Recipe(make=_popular),
     "random": Recipe(make=lambda _: Untaught(UniformPolicy())),
     "oracle": Recipe(make=Oracle),
 }
-STALE = {f"stale_{minutes}": minutes for minutes in (5, 10, 60, 240)}
-"""The whole system, each version answering for so many minutes."""
-RECIPES: Mapping[str, Recipe] = VARIANTS | {
-    name: Recipe(make=partial(Learning, publish_every=minutes), settings=(f"learner.max_lag={ANY_LAG}",)) for name, minutes in STALE.items()
-}
 """`offline` is what a nightly batch knows: weights and users as of the start. `memory_only` is its weights with the users of now,
 `weights_only` the users of the start with the weights of now."""
+
+STALE = {f"stale_{minutes}": minutes for minutes in (5, 10, 60, 240)}
+"""The whole system, each version answering for so many minutes."""
+
+TRIED: Mapping[str, Mapping[str, Recipe]] = {
+    "online": {setting: Recipe(make=Learning, settings=(setting,)) for setting in OWN_SETTINGS},
+    "cascade": {f"{number} candidates": Recipe(make=partial(Cascade, candidates=number)) for number in (25, 50, 100, 200)},
+    "linucb": {f"alpha {alpha}": Recipe(make=partial(_linucb, alpha=alpha)) for alpha in (0.1, 0.3, 1.0, 3.0)},
+    "popular": {f"{minutes} minutes": Recipe(make=partial(_popular, minutes=minutes)) for minutes in (5, 15, 60, 240)},
+}
+"""The tuning budget: four settings of each, ours and theirs, on a seed that nothing is reported of."""
+
+
+def trial(variant: str, place: int) -> str:
+    """The name under which one setting of TRIED is run."""
+    return f"{variant}_try_{place}"
+
+
+RECIPES: Mapping[str, Recipe] = {
+    **VARIANTS,
+    **{
+        name: Recipe(make=partial(Learning, publish_every=minutes), settings=(f"learner.max_lag={ANY_LAG}",))
+        for name, minutes in STALE.items()
+    },
+    **{trial(name, place): recipe for name, tried in TRIED.items() for place, recipe in enumerate(tried.values())},
+}

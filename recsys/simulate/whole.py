@@ -8,12 +8,13 @@ from recsys.config import Config
 from recsys.simulate import findings
 from recsys.simulate.battery import Plan, played
 from recsys.simulate.credit import credit
-from recsys.simulate.measures import Records, world_figures
+from recsys.simulate.measures import Curve, Records, world_figures
 from recsys.simulate.stage import Beginning
-from recsys.simulate.variants import STALE
+from recsys.simulate.variants import STALE, TRIED, trial
 from recsys.simulate.worlds import AWAY, BATTERY, FLOODERS, population
 
 CREDIT_MINUTES = 30
+TUNING_MINUTES, TUNING_SEED = 120, 1000
 FEW = 3
 """Seeds of what only `online` is run for."""
 MEASURED = ("adaptation", "understanding", "second_try", "staleness", "credit", "hostile", "forgetting")
@@ -49,7 +50,21 @@ def whole_battery(
         "credit": credit(beginning, state_dir),
         "hostile": findings.hostile(found["hostile"], peaceful, FLOODERS),
         "forgetting": findings.forgetting(absence, minutes, AWAY),
+        "budget": tuning(config, first_seed, out),
     }
+
+
+def tuning(config: Config, first_seed: int, out: Path) -> list[dict[str, Any]]:
+    """What each setting of `variants.TRIED` earned, in `drift` for two hours, with a seed of its own; the presets' own settings beside."""
+    seed = first_seed + TUNING_SEED
+    names = {(variant, setting): trial(variant, place) for variant, tried in TRIED.items() for place, setting in enumerate(tried)}
+    names |= {(variant, "as it is"): variant for variant in TRIED}
+    plan = Plan(population=population("drift"), config=config, minutes=TUNING_MINUTES, seeds=(seed,), variants=list(names.values()))
+    records = played(plan, out)
+    return [
+        {"variant": variant, "setting": setting, "seed": seed, "reward": Curve.of(records[name][seed], TUNING_MINUTES).mean("reward")}
+        for (variant, setting), name in sorted(names.items())
+    ]
 
 
 def _told(name: str, records: Records, minutes: int) -> dict[str, Any]:
