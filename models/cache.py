@@ -1,6 +1,7 @@
 """The keys and values of one user's memory under one version, kept from request to request: a new row costs one row.
 
 A row depends on the few rows just before it alone, and how old it is enters attention as a bias, so what was computed stays.
+Serving does not keep any: what it would save is a small part of a slate (tests/bench/generate.md).
 Shapes: H heads, d = D / H, L history.
 """
 

@@ -24,6 +24,7 @@ from recsys.batches import Batches
 from recsys.catalogue import Catalogue
 from recsys.engine import Engine
 from recsys.hot_swap import HotSwap, Loaded
+from recsys.patience import Patience
 from recsys.policy import DrawingConfig
 from recsys.recommender_pb2_grpc import RecommenderServicer, add_RecommenderServicer_to_server
 from recsys.spool import SpoolFull
@@ -62,6 +63,8 @@ class ServerConfig:
     max_concurrent: int = 64
     """Calls held at once; one more is answered RESOURCE_EXHAUSTED."""
     max_message_bytes: int = 1_000_000
+    request_s: float = 10.0
+    """How long a request may take from its headers to its last byte."""
     reflection: bool = False
     """Whether anybody may ask which methods there are."""
     tick_interval_ms: int = 250
@@ -84,7 +87,13 @@ class ServerConfig:
             "max_concurrent": (1, 100_000),
             "max_message_bytes": (1_000, 64_000_000),
         }
-        limits |= {"tick_interval_ms": (1, 60_000), "grace_s": (0, 600), "log_timeout_s": (0.01, 600), "spool_max_bytes": (0, 10**12)}
+        limits |= {
+            "tick_interval_ms": (1, 60_000),
+            "grace_s": (0, 600),
+            "request_s": (0.01, 600),
+            "log_timeout_s": (0.01, 600),
+            "spool_max_bytes": (0, 10**12),
+        }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"server.{name} is {getattr(self, name)}; it must be {low}..{high}")
@@ -140,6 +149,7 @@ class Server:
         self._swap = HotSwap(engine, clock, state_dir, variants, drawing)
         self._service = _Service(engine, clock, self._swap, config.max_batch)
         self._health = health.HealthServicer()
+        self._patience = Patience(config.request_s)
         self._ticked_at_ms: int | None = None
         self._log_error = ""
         self._server: Any = None
@@ -153,7 +163,7 @@ class Server:
         self.step()
         self._server = grpc.server(
             ThreadPoolExecutor(self.config.max_workers, thread_name_prefix="recommend"),
-            interceptors=[_Bearer(self._access.bearer_tokens)] if self._access.bearer_tokens else [],
+            interceptors=[self._patience, *([_Bearer(self._access.bearer_tokens)] if self._access.bearer_tokens else [])],
             options=_options(self.config),
             maximum_concurrent_rpcs=self.config.max_concurrent,
         )
@@ -167,7 +177,7 @@ class Server:
         return self.port
 
     def step(self) -> None:
-        """Tick the log when it is time, take in what other servers appended, and follow the published versions.
+        """Tick the log when it is time, take in what other servers appended, follow the published versions, give up slow requests.
 
         With the log away everything else goes on; `stats()["log_error"]` says so until it is back, `"spooled"` how many wait for it.
         """
@@ -186,6 +196,7 @@ class Server:
                 self._log_error = ""
                 self._ticked_at_ms = now_ms
         self._swap.follow()
+        self._patience.sweep()
 
     def stats(self) -> Mapping[str, Any]:
         """Calls by method and code since the start, and what each variant is served with; plain JSON values."""
@@ -290,7 +301,8 @@ class _Bearer:
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = [token.encode() for token in tokens]
         self._refusal = grpc.unary_unary_rpc_method_handler(
-            lambda _, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "authorization: Bearer <token> is missing or wrong")
+            lambda _, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "authorization: Bearer <token> is missing or wrong"),
+            request_deserializer=bytes,  # whatever it says
         )
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:

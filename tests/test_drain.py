@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
+import grpc
 import pytest
 
 from recsys.client import Client, Unreachable
@@ -21,9 +22,15 @@ from streaming.log import EventLog
 from streaming.proto.recommender_pb2 import RecommendRequest
 from tests.artifacts import item, item_ids
 from tests.runs import started
-from tests.serving import Live, serving, wait_for
+from tests.serving import Live, refused, serving, wait_for
 
 USERS = 8
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    with serving(tmp_path) as found:
+        yield found
 
 
 def answers(client: Client) -> bool:
@@ -107,6 +114,22 @@ def slow_clients(live: Live, begun: bytes, number: int) -> Iterator[list[socket.
         for one in sockets:
             one.sendall(begun)
         yield sockets
+
+
+def test_requests_that_do_not_come_are_given_up_so_that_others_are_answered(tmp_path: Path) -> None:
+    with serving(tmp_path, max_workers=2, request_s=0.05, grace_s=0.1) as live, slow_clients(live, BEGUN["half a request"], 6):
+        with pytest.raises(grpc.RpcError):
+            live.stub.Recommend(RecommendRequest(user_id="ann"), timeout=0.5)
+        call = live.stub.Recommend.future(RecommendRequest(user_id="bob"))
+        wait_for(lambda: live.server.step() or call.done())
+        assert len(call.result(timeout=0).slots) == 10
+
+
+def test_bytes_that_are_no_request_are_an_invalid_argument(live: Live) -> None:
+    call = live.channel.unary_unary(f"/{SERVICE}/Recommend")
+    code, details = refused(lambda: call(b"\xff\xff\xff", timeout=20))
+    assert (code, details.startswith("the request is not a message")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    assert refused(lambda: call(b"", timeout=20)) == (grpc.StatusCode.INVALID_ARGUMENT, "user_id is empty")
 
 
 @pytest.mark.parametrize("name", BEGUN)

@@ -334,6 +334,7 @@ def test_the_example_client_of_the_readme_runs(live: Live) -> None:
         ({"max_message_bytes": 10}, "server.max_message_bytes is 10"),
         ({"tick_interval_ms": 0}, "server.tick_interval_ms is 0"),
         ({"grace_s": -1}, "server.grace_s is -1"),
+        ({"request_s": 0}, "server.request_s is 0; it must be 0.01..600"),
         ({"grace_s": float("nan")}, "server.grace_s is nan"),
     ],
 )

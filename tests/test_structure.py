@@ -45,6 +45,7 @@ audience
 truth tables semantic_ids
 imports options
 click_model
+patience
 admission spool
 batches abtest ope experiment catalogue ledger tokens durable saver client
 blobs
@@ -54,7 +55,7 @@ recommender_pb2_grpc
 
 DOORS = {
     "kafka": ["streaming/kafka_log.py"],
-    "grpc": ["recsys/server.py", "recsys/client.py", "recsys/recommender_pb2_grpc.py"],
+    "grpc": ["recsys/server.py", "recsys/patience.py", "recsys/client.py", "recsys/recommender_pb2_grpc.py"],
     "grpc_health": ["recsys/server.py"],
     "grpc_reflection": ["recsys/server.py"],
     "mlflow": ["recsys/publisher.py"],
