@@ -170,9 +170,9 @@ def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), caught.value.details()
 
 
-def wait_for(happened: Callable[[], bool]) -> None:
-    for _ in range(400):
+def wait_for(happened: Callable[[], bool], seconds: int = 20) -> None:
+    for _ in range(20 * seconds):
         if happened():
             return
         threading.Event().wait(0.05)
-    pytest.fail("it did not happen within 20 s")
+    pytest.fail(f"it did not happen within {seconds} s")

@@ -64,7 +64,7 @@ def test_sigterm_under_load_answers_what_it_took_and_takes_no_more(tmp_path: Pat
     with ExitStack() as stack:
         stack.callback(process.communicate)
         stack.callback(process.kill)
-        wait_for(lambda: trial(address))
+        wait_for(lambda: trial(address), seconds=90)
         client = stack.enter_context(Client(address))
         client.upsert([item(name) for name in item_ids(30)])
         with ThreadPoolExecutor(USERS) as pool:
