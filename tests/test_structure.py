@@ -26,7 +26,7 @@ simulate.baselines
 simulate.stage
 simulate.worlds simulate simulate.measures
 simulate.diary
-bench bench.checkpoint bench.loop bench.serve bench.generate bench.unseen bench.train outcome
+bench bench.checkpoint bench.loop bench.serve bench.generate bench.unseen bench.train bench.update outcome
 bench.rank verify verify.crash
 bench.pair bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine verify.lives
 verify.faults verify.journal verify.stream

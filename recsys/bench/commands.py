@@ -17,9 +17,11 @@ from recsys.bench.ranking import Split
 from recsys.bench.serve import ServeBench, bench_serve
 from recsys.bench.train import TrainBench, bench_train, synthetic_sequences
 from recsys.bench.unseen import bench_unseen
+from recsys.bench.update import GROWTH, bench_update
 from recsys.config import with_settings
 from recsys.loop import sample_scene
 from recsys.options import AsJson, Seed, Settings, fresh_directory, print_figures
+from recsys.presets import Preset, configured
 from recsys.sequences import load_items, load_sequences
 
 bench = typer.Typer(help="What it costs and how well it ranks, in figures.", no_args_is_help=True)
@@ -127,6 +129,20 @@ def train(
         precise = with_settings(config, [f"dtype={dtype}"])
         engines |= {f"decoder {dtype}": decoder_maker(precise)(task, seed), f"our SASRec {dtype}": sasrec_maker(precise)(task, seed)}
     print_figures(bench_train(split.train, engines, sizes, rectools_python), seed, started, as_json=as_json)
+
+
+@bench.command("update")
+def update(
+    largest: Annotated[int, typer.Option(min=1, help="Decisions of the largest minute.")] = 10_000,
+    preset: Preset = "standard",
+    seed: Seed = 0,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """One minute's update: seconds and memory by decisions, catalogue and history, and where the time goes."""
+    started = time.perf_counter()
+    minutes = [minute for minute in GROWTH if minute.decisions <= largest]
+    print_figures(bench_update(configured(preset, settings), minutes, seed), seed, started, as_json=as_json)
 
 
 def _makers(models: str, levels: str, config: RankConfig) -> dict[str, Maker]:
