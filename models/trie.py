@@ -120,6 +120,11 @@ class Trie:
         return len(self.item_of_leaf)
 
     @cached_property
+    def widest(self) -> int:
+        """The most children that a node has."""
+        return max(int(np.diff(start_N).max(initial=0)) for start_N in self.starts)
+
+    @cached_property
     def num_bytes(self) -> int:
         """What its arrays take."""
         arrays = [*self.first_leaf, *self.starts[:-1], *self.codes, self.item_of_leaf, self.leaf_of_item, self.alive_before]

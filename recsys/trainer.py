@@ -22,8 +22,10 @@ from recsys.live_model import LiveModel
 
 LOG = logging.getLogger(__name__)
 
-PART = 256
-"""Slates whose states and walks are held at a time: their gradients add up, so a large minute needs no more memory than this many."""
+PART_SLATES, PART_LOGITS = 256, 1 << 22
+"""Slates whose states are held at a time, and logits of the children of their walks' nodes: gradients of parts add up, so a large
+minute needs no more memory than that, and what is computed is still in the cache when it is needed again.
+"""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -167,9 +169,9 @@ class Trainer:
         offsets = [lesson.decision.items_offset for lesson in chosen if lesson.own]
         maker = self._maker(min(offsets, default=self.model.catalogue.next_offset))
         parts = []
-        for begin in range(0, len(chosen), PART):
-            parts.append(maker.batch(chosen[begin : begin + PART], num_rows[begin : begin + PART]))
-            parts[-1].weight_B[:] = weights[begin : begin + PART]
+        for part in _parts(chosen, maker.shelf.trie.widest):
+            parts.append(maker.batch(chosen[part], num_rows[part]))
+            parts[-1].weight_B[:] = weights[part]
         first: Terms | None = None
         for _ in range(self.config.passes):
             terms = self._step(self.optimizer, maker.shelf, parts, scaled=True)
@@ -213,6 +215,13 @@ class Trainer:
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     """All weights, as the optimizer holds them: a walk through the modules takes longer than a copy of them all."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _parts(lessons: Sequence[Lesson], children: int) -> list[slice]:
+    """All of them in order, so many at a time that they fit; at least one."""
+    slots = max(len(lesson.item_ids) for lesson in lessons)
+    size = max(1, min(PART_SLATES, PART_LOGITS // (slots * children)))
+    return [slice(begin, begin + size) for begin in range(0, len(lessons), size)]
 
 
 def _batches(lessons: Sequence[Lesson], size: int, random: np.random.Generator, chunk: int = 32) -> list[list[Lesson]]:
