@@ -35,11 +35,15 @@ class Node:
 
     directory: Path
     libs: Path
+    settings: tuple[str, ...] = ()
+    """Of the broker, KEY=VALUE, beside the usual ones; taken at its first start."""
+    port: int = 0
 
     def start(self) -> str:
         """Its bootstrap address, once it answers."""
         # A killed broker is let in again when its session has ended: 2 s instead of 9.
-        return self._run("start", "--set", "broker.session.timeout.ms=2000", "--set", "broker.heartbeat.interval.ms=200").strip()
+        settings = ("broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=200", *self.settings)
+        return self._run("start", "--port", str(self.port), *(part for one in settings for part in ("--set", one))).strip()
 
     def kill(self) -> None:
         """As a crash does it."""

@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from streaming.events import (
     Control,
@@ -162,3 +166,44 @@ def test_no_package_name_changes() -> None:
 def test_no_bytes_half_a_record_or_a_newer_one_are_refused(broken: str) -> None:
     with pytest.raises(UnreadableRecord):
         decode(bytes.fromhex(broken))
+
+
+# Programs of another day ----------------------------------------------------------------------------------------------
+
+
+def record_of(change: Callable[[DescriptorProto], object]) -> type[Message]:
+    """The Record of a program whose Decision has other fields."""
+    pool, file = DescriptorPool(), FileDescriptorProto.FromString(RECORDS.serialized_pb)
+    change(next(message for message in file.message_type if message.name == "Decision"))
+    pool.AddSerializedFile(RECOMMENDER.serialized_pb)
+    pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName("recsys.records.v1.Record"))
+
+
+def test_what_a_newer_program_added_is_passed_on() -> None:
+    newer = record_of(lambda decision: decision.field.add(name="hue", number=1000, type="TYPE_STRING", label="LABEL_OPTIONAL"))
+    written = newer.FromString(encode(DECISION, 5))
+    written.decision.hue = "red"
+    read = decode(written.SerializeToString())
+    assert read.decision.decision_id == DECISION.decision_id
+    assert newer.FromString(read.SerializeToString()) == written
+    read.decision.DiscardUnknownFields()
+    assert read.decision == DECISION
+
+
+def test_an_older_program_reads_what_it_knows_and_passes_on_the_rest() -> None:
+    older = record_of(lambda decision: decision.field.pop())
+    assert "trained_through_ms" not in older.DESCRIPTOR.fields_by_name["decision"].message_type.fields_by_name
+    read = older.FromString(encode(DECISION, 5))
+    assert read.decision.seed == DECISION.seed
+    assert decode(read.SerializeToString()).decision == DECISION
+
+
+def test_a_record_of_an_older_program_lacks_only_what_came_later() -> None:
+    older = record_of(lambda decision: decision.field.pop())
+    written = older.FromString(encode(DECISION, 5))
+    written.DiscardUnknownFields()
+    read = decode(written.SerializeToString()).decision
+    assert read.trained_through_ms == 0
+    read.trained_through_ms = DECISION.trained_through_ms
+    assert read == DECISION
