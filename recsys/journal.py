@@ -4,6 +4,7 @@ Knows nothing of requests, policies or slates. While the log is away Decisions w
 anything newer of this server. One that was in the log all the same is there twice then, the same bytes: it counts once.
 """
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from recsys.memory import Memory
 from recsys.spool import Spool
 from streaming.events import Tick, UnreadableRecord, decode, encode
 from streaming.log import Entry, EventLog, LogUnavailable, Position
+
+LOG = logging.getLogger(__name__)
 
 BATCH = 1000
 """Waiting Decisions that are appended at once when the log is back."""
@@ -58,8 +61,13 @@ class Journal:
 
     def catch_up(self) -> None:
         """Apply all that is in the log now, and append what waits for it. LogUnavailable. In one thread at a time."""
-        self._log.end_offsets()  # here and without the lock, so that nobody else waits for a log that is away
+        begins = self._log.begin_offsets()  # here and without the lock, so that nobody else waits for a log that is away
         self._items_log.end_offsets()
+        with self.lock:
+            for partition, begin in enumerate(begins):
+                if begin > self.memory.next_offset[partition]:
+                    LOG.warning("partition %d: what was before offset %d is gone; users are known from there on", partition, begin)
+                    self.memory.next_offset[partition] = begin
         while True:
             while self._read_piece():
                 pass

@@ -131,7 +131,8 @@ class LearnerProcess:
 
     def _say(self) -> None:
         """One line a version, for people and in `metrics.jsonl` for programs."""
-        stats, books = self.learner.stats, self.learner.joiner.books()
+        stats, joiner = self.learner.stats, self.learner.joiner
+        books = joiner.books()
         said = {
             "policy_version": self.learner.versions.newest_saved,
             "published_at_ms": self._clock.now_ms(),
@@ -142,6 +143,7 @@ class LearnerProcess:
             "warm_start_s": stats.warm_start_s,
             "warm_start_sequences": stats.warm_start_sequences,
             "refused": stats.num_refused,
+            "lag": [end - joiner.next_offset(partition) for partition, end in enumerate(self._place.log.end_offsets())],
             "books": books.as_dict(),
         }
         with (self.learner.directory / METRICS).open("a") as file:

@@ -289,6 +289,8 @@ def test_versions_go_up_and_none_is_used_twice(story: Story) -> None:
     versions = [line["policy_version"] for line in lines]
     assert versions == sorted(set(versions))
     assert all(line["books"]["balanced"] for line in lines)
+    assert {len(line["lag"]) for line in lines} == {4}
+    assert all(lag >= 0 for line in lines for lag in line["lag"])
     assert {seen: digests for seen, digests in story.digests.items() if len(digests) > 1} == {}
     assert len([variant for variant, _ in story.digests if variant == "online"]) >= 6
     answered = [answer.policy_version for answer in story.answers.values() if answer.variant == "online"]
