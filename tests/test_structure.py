@@ -26,8 +26,8 @@ simulate.baselines
 simulate.stage
 simulate.worlds simulate simulate.measures
 simulate.diary
-bench bench.checkpoint bench.loop bench.serve bench.generate bench.unseen bench.train bench.update outcome
-bench.rank verify verify.crash
+bench bench.checkpoint bench.loop bench.serve bench.generate bench.unseen bench.train bench.update bench.stream outcome
+bench.rank bench.stream_source bench.stream_engines verify verify.crash
 bench.pair bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine verify.lives
 verify.faults verify.journal verify.stream
 loop processes replay report dashboard presets
@@ -54,13 +54,15 @@ recommender_pb2_grpc
 """Layers of recsys, top to bottom: a module imports from rows below its own only. Each module has its place."""
 
 DOORS = {
-    "kafka": ["streaming/kafka_log.py"],
+    "kafka": ["streaming/kafka_log.py", "recsys/bench/stream_engines.py"],
     "grpc": ["recsys/server.py", "recsys/patience.py", "recsys/client.py", "recsys/recommender_pb2_grpc.py"],
     "grpc_health": ["recsys/server.py"],
     "grpc_reflection": ["recsys/server.py"],
     "mlflow": ["recsys/publisher.py"],
     "torchrec": ["models/embeddings.py"],
     "faiss": ["models/tokenizer.py", "recsys/bench/generate.py", "recsys/simulate/cascade.py"],
+    "quixstreams": ["recsys/bench/stream_engines.py"],
+    "bytewax": ["recsys/bench/stream_engines.py"],
     "transformers": ["recsys/bench/transformers_slates.py"],
     "rectools": ["recsys/bench/rectools_script.py"],
     "pytorch_lightning": ["recsys/bench/rectools_script.py"],

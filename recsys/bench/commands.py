@@ -15,6 +15,7 @@ from recsys.bench.loop import bench_loop
 from recsys.bench.rank import Maker, RankConfig, Task, bench_rank, decoder_maker, sasrec_maker
 from recsys.bench.ranking import Split
 from recsys.bench.serve import ServeBench, bench_serve
+from recsys.bench.stream import beside_others, from_memory, growth, not_measured
 from recsys.bench.train import TrainBench, bench_train, synthetic_sequences
 from recsys.bench.unseen import bench_unseen
 from recsys.bench.update import GROWTH, bench_update
@@ -60,6 +61,21 @@ def serve(
     started = time.perf_counter()
     load = ServeBench(clients=clients, saturate_s=saturate, hold_s=seconds, share=share, shown_share=shown)
     print_figures(bench_serve(sample_scene(60, seed), out, seed, load, settings or []), seed, started, as_json=as_json)
+
+
+@bench.command("stream")
+def stream(
+    bootstrap: Annotated[str, typer.Option(envvar="RECSYS_TEST_KAFKA", help="HOST:PORT of a Kafka broker; without one only memory.")] = "",
+    decisions: Annotated[int, typer.Option(min=100, help="Decisions on the topic and in memory; 2.3 records come of each.")] = 60_000,
+    most_open: Annotated[int, typer.Option(min=10_000, help="Open decisions at the most, beside 10,000.")] = 1_000_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """From a Kafka topic through the join beside Quix Streams and Bytewax (extra bench); from memory; what an open decision costs."""
+    started = time.perf_counter()
+    figures = beside_others(bootstrap, decisions, seed) if bootstrap else not_measured()
+    figures |= from_memory(decisions, seed) | growth([10_000, most_open], seed)
+    print_figures(figures | {"checkpoint_block_ms": None, "checkpoint_s": None}, seed, started, as_json=as_json)
 
 
 @bench.command("rank")
