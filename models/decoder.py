@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
 from models.trie import IntArray, Trie
+from models.value import ValueLevel
 
 LOGIT_SCALE = 1 / 0.07
 LOGIT_SCALE_MAX = 40.0
@@ -189,7 +190,7 @@ class Decoder(nn.Module):
         self.match = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, AGES))
         self.value = nn.Linear(width, width)
         self.code_value = nn.ParameterList(torch.zeros(count) for count in codes)
-        self.value_level = nn.Linear(width, 1)
+        self.value_level = ValueLevel(width, num_kinds)
         self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()
 
@@ -202,6 +203,9 @@ class Decoder(nn.Module):
             # every slot begins as the first one; what the others do differently is learned
             self.slot.weight.copy_(self.slot.weight[:1].expand_as(self.slot.weight))
             self.from_slot.weight.zero_()
+            # what is random here is noise in every expectation
+            self.value.weight.zero_()
+            self.value.bias.zero_()
             self.kind.weight[0] = self.feature.weight[0] = 0
             self.mix[-1] = 1
         for block in self.blocks:
@@ -335,10 +339,11 @@ class Decoder(nn.Module):
             state_QD = state_QD + self.deeper[level - 1](F.relu(told_QD).square())
         return F.normalize(state_QD, dim=-1) * self.log_scale[level].exp().clamp(max=LOGIT_SCALE_MAX)
 
-    def value_logits(self, vectors: Vectors, state_QD: Tensor, item_Q: Tensor) -> Tensor:
+    def value_logits(self, vectors: Vectors, state_QD: Tensor, record_QK: Tensor, item_Q: Tensor) -> Tensor:
         """q(context, slot, item) as a logit, (Q,)."""
         fit_Q = (self.value(state_QD) * vectors.leaves(item_Q)).sum(-1)
-        return fit_Q + self.value_level(state_QD)[:, 0] + self.value_bias[item_Q]
+        logit_Q: Tensor = fit_Q + self.value_level(state_QD, record_QK) + self.value_bias[item_Q]
+        return logit_Q
 
     @torch.no_grad()
     def correct(self, item_Q: Tensor, error_Q: Tensor, information_Q: Tensor, spread: float) -> None:
@@ -352,10 +357,11 @@ class Decoder(nn.Module):
         step_R = torch.zeros_like(self.value_bias).index_add_(0, item_Q, error_Q)
         self.value_bias.add_(step_R / (spread**-2 + self.value_information))
 
-    def code_value_logits(self, vectors: Vectors, state_QD: Tensor, code_Q: Tensor, level: int) -> Tensor:
+    def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record_QK: Tensor, code_Q: Tensor, level: int) -> Tensor:
         """The same of a code of an inner level, (Q,): the reward of what was shown under it."""
         fit_Q = (self.value(state_QD) * F.embedding(code_Q, vectors.code_VD[level])).sum(-1)
-        return fit_Q + self.value_level(state_QD)[:, 0] + self.code_value[level][code_Q]
+        logit_Q: Tensor = fit_Q + self.value_level(state_QD, record_QK) + self.code_value[level][code_Q]
+        return logit_Q
 
 
 def node_contents(trie: Trie, leaf_FC: FloatArray) -> list[FloatArray]:

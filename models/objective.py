@@ -17,6 +17,7 @@ from models.decoder import Context
 from models.losses import POLICY_LOSSES, Ratios, leave_one_out, value_loss
 from models.scoring import Scored
 from models.trie import BoolArray, IntArray, Legal
+from models.value import record
 from models.walk import Asked, Rule
 
 
@@ -134,31 +135,43 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     state_BSD = scored.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
     at_B, at_S = batch.shown_BS.nonzero()
     item_Q, own_Q = batch.slate_BS[at_B, at_S], torch.from_numpy(batch.own_B[at_B])
-    state_QD = state_BSD[torch.from_numpy(at_B), torch.from_numpy(at_S)]
     reward_BS, shown_BS = torch.from_numpy(batch.reward_BS), torch.from_numpy(batch.shown_BS)
     reward_Q, logged_Q = reward_BS[shown_BS], torch.from_numpy(batch.logged_BS)[shown_BS]
     weight_Q = torch.from_numpy(batch.weight_B[at_B])
 
-    value_Q = scored.decoder.value_logits(scored.vectors, state_QD, torch.from_numpy(item_Q))
-    code_values = [
-        scored.decoder.code_value_logits(scored.vectors, state_QD, code_Q, level) for level, code_Q in enumerate(scored.inner_codes(item_Q))
-    ]
-    logprob_Q = shown_logprobs(scored, batch, state_BSD)
-    baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]
-    baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * value_Q.detach().sigmoid()
-    advantage_Q = reward_Q - baseline_Q
-    loss_Q = POLICY_LOSSES[config.policy](logprob_Q[own_Q], logged_Q[own_Q], advantage_Q[own_Q], reward_Q[own_Q])
-    policy = (weight_Q[own_Q] * loss_Q).sum() / slots.policy
-    taken_Q = ~own_Q & (reward_Q > 0)
-    likelihood = -(weight_Q * logprob_Q)[taken_Q].sum() / slots.likelihood
+    value_Q, *code_values = shown_values(scored, batch, state_BSD)
     # of the items, then of the codes that they lie under
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
-    loss = config.value_weight * (value + sum(under)) + config.policy_weight * policy + config.likelihood_weight * likelihood
+    loss = config.value_weight * (value + sum(under))
     expected_Q = value_Q.detach().sigmoid()
     error_Q, information_Q = weight_Q * (reward_Q.clamp(0, 1) - expected_Q), weight_Q * expected_Q * (1 - expected_Q)
     surprise = Surprise(len(batch.own_B), at_B, torch.from_numpy(item_Q), error_Q, information_Q)
+    taken_Q = ~own_Q & (reward_Q > 0)
+    if not own_Q.any() and not (config.likelihood_weight and taken_Q.any()):  # nobody asks what the policy says of these
+        return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)
+    logprob_Q = shown_logprobs(scored, batch, state_BSD)
+    baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]
+    baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * expected_Q
+    advantage_Q = reward_Q - baseline_Q
+    loss_Q = POLICY_LOSSES[config.policy](logprob_Q[own_Q], logged_Q[own_Q], advantage_Q[own_Q], reward_Q[own_Q])
+    policy = (weight_Q[own_Q] * loss_Q).sum() / slots.policy
+    likelihood = -(weight_Q * logprob_Q)[taken_Q].sum() / slots.likelihood
+    loss = loss + config.policy_weight * policy + config.likelihood_weight * likelihood
     ratios = Ratios.of(logprob_Q[own_Q], logged_Q[own_Q])
     return Terms(loss, float(policy.detach()), float(value.detach()), float(likelihood.detach()), ratios, surprise)
+
+
+def shown_values(scored: Scored, batch: Batch, state_BSD: Tensor) -> list[Tensor]:
+    """What the shown slots are expected to earn, as logits with gradient: (Q,) of the items, then of the codes of each inner level."""
+    decoder, vectors = scored.decoder, scored.vectors
+    at_B, at_S = batch.shown_BS.nonzero()
+    state_QD, item_Q = state_BSD[torch.from_numpy(at_B), torch.from_numpy(at_S)], batch.slate_BS[at_B, at_S]
+    record_QK = record(batch.context.kind_BL, decoder.num_kinds)[torch.from_numpy(at_B)]
+    codes = enumerate(scored.inner_codes(item_Q))
+    return [
+        decoder.value_logits(vectors, state_QD, record_QK, torch.from_numpy(item_Q)),
+        *(decoder.code_value_logits(vectors, state_QD, record_QK, code_Q, level) for level, code_Q in codes),
+    ]
 
 
 def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor) -> Tensor:

@@ -86,29 +86,46 @@ class Sample:
         shown = _video_interactions(log.with_columns(hate=pl.lit(0)))
         if kinds is not None:
             shown = shown.with_columns(pl.col("feedback").list.filter(pl.element().struct.field("kind").is_in(list(kinds))))
-        return make_frames(pl.concat([self._watched(history), shown]), self.items)
-
-    def _watched(self, count: int) -> pl.DataFrame:
-        before_ms = int(self.log["event_time_ms"][0]) - MINUTE_MS
-        watched = self.history.select("user_id", item_id=pl.col("item_ids").list.tail(count)).explode("item_id").drop_nulls()
-        return watched.select(
-            "user_id",
-            "item_id",
-            event_time_ms=before_ms + pl.int_range(pl.len()).over("user_id"),
-            shown=pl.lit(value=False),
-            feedback=_feedback(_entry(WATCH, pl.lit(1.0), when=pl.lit(value=True))),
-            context=pl.lit([], dtype=PAIRS),
-        )
+        first_ms = int(self.log["event_time_ms"][0])
+        return make_frames(pl.concat([_watched(self.history, history, first_ms), shown]), self.items)
 
 
-def load_kuairand(directory: Path) -> Frames:
+def load_kuairand(directory: Path, *, history: int = 0) -> Frames:
     """KuaiRand-Pure, -1K or -27K as published (`log_standard_*.csv`, `video_features_basic_*.csv`), or the same as parquet.
 
-    Exact repeats (5,460 in -Pure) are dropped. Feedback: click, like, long_view, dislike, play_ms; context: tab.
+    Exact repeats (5,460 in -Pure) are dropped. Feedback: click, like, long_view, dislike, play_ms; context: tab. Before the log, as
+    organic Interactions, the last `history` videos of each of its users out of `history_*.parquet`: long_view where it was one, else watch.
     ImportRefused names a missing file or column and what is there.
     """
-    log, videos = _read_kuairand(directory)
-    return make_frames(_video_interactions(_kuairand_log(log)), _video_items(videos))
+    raw, videos = _read_kuairand(directory)
+    log = _kuairand_log(raw)
+    shown, first_ms = _video_interactions(log), int(log["event_time_ms"][0])
+    if history:
+        before = _read_history(directory, "long_watch_seq").join(log, on="user_id", how="semi", maintain_order="left")
+        before = before.filter(pl.col("last_time_ms") < first_ms)
+        shown = pl.concat([_watched(before, history, first_ms, long="long_watch_seq"), shown])
+    return make_frames(shown, _video_items(videos))
+
+
+def _watched(history: pl.DataFrame, count: int, first_ms: int, long: str | None = None) -> pl.DataFrame:
+    """The last `count` of `item_ids` of each user as organic rows of the minute before the log; those in `long` as long views."""
+    is_long = pl.col("item_id").is_in(pl.col(long)) if long else pl.lit(value=False)
+    watched = history.with_columns(item_id=pl.col("item_ids").list.tail(count)).explode("item_id").filter(pl.col("item_id").is_not_null())
+    return watched.select(
+        "user_id",
+        "item_id",
+        event_time_ms=first_ms - MINUTE_MS + pl.int_range(pl.len()).over("user_id"),
+        shown=pl.lit(value=False),
+        feedback=_feedback(_entry("long_view", pl.lit(1.0), when=is_long), _entry(WATCH, pl.lit(1.0), when=~is_long)),
+        context=pl.lit([], dtype=PAIRS),
+    )
+
+
+def _read_history(directory: Path, *more: str) -> pl.DataFrame:
+    """user_id, last_time_ms, item_ids (oldest first) and the lists `more` of what users watched before the log."""
+    path = one_file(directory, ["history_*.parquet"])
+    history = columns_of(read_table(path), ["user_id", "last_time_ms", "watch_seq", *more], path).rename({"watch_seq": "item_ids"})
+    return history.with_columns(pl.col("user_id").cast(pl.String), pl.col("item_ids", *more).cast(pl.List(pl.String)))
 
 
 def load_movielens(directory: Path) -> Frames:
@@ -177,8 +194,7 @@ def make_sample(kuairand_dir: Path, out_dir: Path) -> None:
     log = _kuairand_log(raw).drop("hate")
     active = log.group_by("user_id").len().filter(pl.col("len") >= MIN_EXPOSURES)["user_id"]
     users = pl.DataFrame({"user_id": [user for user in active.sort() if _hash_share(user) < SAMPLE_SHARE]})
-    path = one_file(kuairand_dir, ["history_*.parquet"])
-    history = columns_of(read_table(path), ["user_id", "last_time_ms", "watch_seq"], path).rename({"watch_seq": "item_ids"})
+    history = _read_history(kuairand_dir).with_columns(pl.col("item_ids").cast(pl.List(pl.Int16)))
     narrow = [
         pl.col("user_id", "item_id", "play_time_ms", "duration_ms").cast(pl.Int32),
         pl.col("click", "like", "long_view", "tab").cast(pl.Int8),
@@ -186,9 +202,7 @@ def make_sample(kuairand_dir: Path, out_dir: Path) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, frame in {
         "log": log.join(users, on="user_id", how="semi", maintain_order="left").with_columns(narrow),
-        "history": history.with_columns(pl.col("user_id").cast(pl.String))
-        .join(users, on="user_id", how="semi")
-        .cast({"user_id": pl.Int32}),
+        "history": history.join(users, on="user_id", how="semi").cast({"user_id": pl.Int32}),
         "items": columns_of(videos, _KUAIRAND_ITEMS, kuairand_dir).sort("video_id"),
     }.items():
         frame.write_parquet(out_dir / f"{name}.parquet", compression="zstd", compression_level=19, statistics=False)

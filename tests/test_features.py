@@ -295,7 +295,7 @@ def served(seed: int, levels: int) -> Served:
         facts={"policy_version": 3, "trained_through_ms": 0},
     )
     with torch.no_grad():  # a value head that expects nothing: then the advantage is the reward
-        artifact.decoder.value_level.bias.fill_(-1e4)
+        artifact.decoder.value_level.outward.bias.fill_(-1e4)
     return Served(artifact, then, now, items_offset)
 
 

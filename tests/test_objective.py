@@ -25,6 +25,7 @@ from models.generate import WAYS
 from models.losses import leave_one_out, topr
 from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
 from models.trie import Legal
+from models.value import record
 from models.walk import Asked, Rule
 
 NUM_ITEMS, BATCH, SLOTS = 25, 12, 5
@@ -193,11 +194,12 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
                 logprob = scored.beam_logprobs(state_BSD[[at], 0], asked, batch.slate_BS[[at]])[:, slot]
             else:
                 logprob = scored.logprobs(state_QD, asked.without(model.trie.leaf_of_item[before]), item)
-            q = float(scored.decoder.value_logits(scored.vectors, state_QD, torch.from_numpy(item)).sigmoid())
+            record_QK = record(batch.context.kind_BL[[at]], scored.decoder.num_kinds)
+            q = float(scored.decoder.value_logits(scored.vectors, state_QD, record_QK, torch.from_numpy(item)).sigmoid())
             reward = float(batch.reward_BS[at, slot])
             value.append(-weight * np.log(q if reward else 1 - q))
             for level, code_Q in enumerate(scored.inner_codes(item)):
-                under = float(scored.decoder.code_value_logits(scored.vectors, state_QD, code_Q, level).sigmoid())
+                under = float(scored.decoder.code_value_logits(scored.vectors, state_QD, record_QK, code_Q, level).sigmoid())
                 codes.append(-weight * np.log(under if reward else 1 - under))
             if own:
                 rewards, shown = (torch.from_numpy(column[[at]]) for column in (batch.reward_BS, batch.shown_BS))

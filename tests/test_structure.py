@@ -17,7 +17,7 @@ __main__
 cli
 bench.commands log_commands simulate.commands verify.commands
 simulate.whole simulate.page
-simulate.battery simulate.findings simulate.credit
+simulate.battery simulate.findings simulate.credit bench.learners
 simulate.run
 simulate.understanding
 simulate.variants
@@ -26,9 +26,9 @@ simulate.baselines
 simulate.stage
 simulate.worlds simulate simulate.measures
 simulate.diary
-bench bench.checkpoint bench.loop bench.serve bench.generate bench.unseen bench.train bench.update bench.stream outcome
+bench bench.checkpoint bench.loop bench.serve bench.generate bench.unseen bench.train bench.update bench.stream bench.prequential outcome
 bench.rank bench.stream_source bench.stream_engines verify verify.crash
-bench.pair bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine verify.lives
+bench.pair bench.ranking bench.transformers_slates bench.rectools_training bench.rectools_script bench.machine bench.rates verify.lives
 verify.faults verify.journal verify.stream
 loop processes replay report dashboard presets
 config

@@ -8,10 +8,14 @@ import torch
 import typer
 
 from models.decoder import Decoder
+from models.losses import POLICY_LOSSES
 from models.next_item import NextItemModel
 from models.sasrec import SasrecTrunk
 from recsys.bench import generate as generating
+from recsys.bench.learners import Tournament, bench_learners
 from recsys.bench.loop import bench_loop
+from recsys.bench.prequential import SETTINGS as PREQUENTIAL
+from recsys.bench.prequential import PrequentialConfig, bench_prequential
 from recsys.bench.rank import Maker, RankConfig, Task, bench_rank, decoder_maker, sasrec_maker
 from recsys.bench.ranking import Split
 from recsys.bench.serve import ServeBench, bench_serve
@@ -24,6 +28,7 @@ from recsys.loop import sample_scene
 from recsys.options import AsJson, Seed, Settings, fresh_directory, print_figures
 from recsys.presets import Preset, configured
 from recsys.sequences import load_items, load_sequences
+from recsys.simulate.worlds import WORLDS
 
 bench = typer.Typer(help="What it costs and how well it ranks, in figures.", no_args_is_help=True)
 
@@ -159,6 +164,51 @@ def update(
     started = time.perf_counter()
     minutes = [minute for minute in GROWTH if minute.decisions <= largest]
     print_figures(bench_update(configured(preset, settings), minutes, seed), seed, started, as_json=as_json)
+
+
+@bench.command("learners")
+def learners(
+    worlds: Annotated[str, typer.Option(help=f"Of {', '.join(WORLDS)}; the first one is tuned in.")] = "drift,noisy",
+    learners: Annotated[str, typer.Option(help=f"Of {', '.join(POLICY_LOSSES)}.")] = ",".join(POLICY_LOSSES),
+    staleness: Annotated[str, typer.Option(help="World minutes that a version answers.")] = "1,10",
+    minutes: Annotated[int, typer.Option(min=1, help="World minutes of a run.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from --seed on; the first one is tuned on.")] = 3,
+    seed: Seed = 0,
+    preset: Preset = "small",
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Where finished runs are kept; they are not made again.")] = Path("runs/learners"),
+    as_json: AsJson = False,
+) -> None:
+    """The rules of the policy term against each other, tuned alike, served fresh and stale."""
+    started = time.perf_counter()
+    plan = Tournament(
+        config=configured(preset, settings),
+        learners=learners.split(","),
+        worlds=worlds.split(","),
+        staleness_minutes=[int(one) for one in staleness.split(",")],
+        seeds=range(seed, seed + seeds),
+        minutes=minutes,
+    )
+    print_figures(bench_learners(plan, out), seed, started, as_json=as_json)
+
+
+@bench.command("prequential")
+def prequential(
+    data: Annotated[Path, typer.Option(help="Directory of KuaiRand-Pure, as published or as parquet.")],
+    days: Annotated[int, typer.Option(help="Days of the log.")] = 14,
+    every: Annotated[int, typer.Option(help="Minutes between two updates.")] = 10,
+    history: Annotated[int, typer.Option(help="Videos of each user before the log that are remembered, at most 50.")] = 20,
+    daily: Annotated[bool, typer.Option(help="Also a model trained anew every night.")] = True,
+    preset: Preset = "small",
+    seed: Seed = 0,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Clicks of a real log, predicted, then learned: online, frozen and daily value heads beside click rates."""
+    started = time.perf_counter()
+    plan = PrequentialConfig(days=days, every=every, history=history, daily=daily)
+    config = configured(preset, [*PREQUENTIAL, *(settings or [])])
+    print_figures(bench_prequential(data, config, plan, seed), seed, started, as_json=as_json)
 
 
 def _makers(models: str, levels: str, config: RankConfig) -> dict[str, Maker]:

@@ -1,0 +1,332 @@
+"""Predict, then learn: the exposures of a real log in order of time, each known only after its delay. Knows no slates of our own.
+
+Every row of the log is what somebody else's recommender showed; it goes through the real import, joiner and memory, and the real
+trainer learns the value term of the real objective, block by block of `every` minutes. A block is scored with what had been
+learned when it began: blocks whose windows (W + L + D) had closed by then. Feedback comes time_ms + play_time_ms, at most 50 s, after
+the exposure: KuaiRand tells no click time, so that is an assumption. Shapes: Q shown slots.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from models.content import FloatArray
+from models.objective import shown_values
+from models.trie import IntArray
+from recsys.bench.rates import RATES, RateModel, Shown
+from recsys.catalogue import Catalogue
+from recsys.config import Config, behavior_digest
+from recsys.datasets import load_kuairand
+from recsys.features import BatchMaker, Lesson, lessons
+from recsys.imports import Frames, import_logs
+from recsys.live_model import ItemsFeed, LiveModel
+from recsys.memory import Memory
+from recsys.trainer import Seeds, Trainer
+from streaming.events import decode
+from streaming.joiner import Joiner
+from streaming.log import MemoryLog
+
+LOG = logging.getLogger(__name__)
+
+MINUTE_MS, DAY_MINUTES, HOUR_MS = 60_000, 1440, 3_600_000
+SETTINGS = (
+    *(
+        "learner.trainer.objective.policy_weight=0",
+        "learner.trainer.objective.likelihood_weight=0",
+        "learner.trainer.objective.value_weight=1",
+    ),
+    *("learner.trainer.passes=1", "learner.trainer.user_cap=1000000", "learner.trainer.warm_start.epochs=1"),
+)
+"""The value term alone, each exposure learned once."""
+WINDOW_MS = HOUR_MS
+"""What one user was shown within this is ranked against itself for NDCG."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrequentialConfig:
+    """What is read and how often is learned."""
+
+    days: int = 14
+    every: int = 10
+    """Minutes of a block."""
+    first_days: int = 1
+    """Days after which the frozen copy stands still; the daily retrain has nothing before the first night."""
+    history: int = 20
+    """Videos of each user before the log, the newest; 0 for none."""
+    daily: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("days", 1, 1000), ("every", 1, DAY_MINUTES), ("first_days", 1, 1000), ("history", 0, 50)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"prequential {name} is {getattr(self, name)}; it must be {low}..{high}")
+        if DAY_MINUTES % self.every:
+            raise ValueError(f"prequential every is {self.every}; a day of {DAY_MINUTES} minutes must be a multiple of it")
+
+
+@dataclass(frozen=True)
+class Block:
+    """The exposures of one block, as lessons and as columns."""
+
+    number: int
+    lessons: list[Lesson]
+    shown: Shown
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A whole log, block by block; what users and items were when each was shown is in its lessons."""
+
+    blocks: list[Block]
+    catalogue: Catalogue
+    lag: int
+    """A block is known to those that score the one so many later."""
+    per_day: int
+
+
+class Contestant(Protocol):
+    """Whoever predicts. Learns each block once, in order, and not before it is known."""
+
+    def chances(self, block: Block) -> FloatArray:
+        """Of a click on each shown slot, (Q,), 0..1."""
+
+    def learn(self, block: Block) -> None:
+        """Take the labels of one block."""
+
+    def day_begins(self, day: int) -> None:
+        """All blocks known now were taken."""
+
+
+class OnlineValue:
+    """The value head of a live model, learning every block."""
+
+    def __init__(self, config: Config, catalogue: Catalogue, seed: int) -> None:
+        seeds = Seeds(behavior_digest(config), seed)
+        model = LiveModel.built(config.model, catalogue, config.memory.num_kinds, seeds.of("weights", 0), np.zeros((0, 2), np.int64))
+        model.decoder.eval()
+        self.model, self.trainer = model, Trainer(config.learner.trainer, model, seeds)
+
+    def chances(self, block: Block) -> FloatArray:
+        """See Contestant."""
+        return chances(self.model, block.lessons)
+
+    def learn(self, block: Block) -> None:
+        """See Contestant."""
+        self.trainer.update(block.lessons, [], [self.model.num_rows] * len(block.lessons), block.number)
+
+    def day_begins(self, day: int) -> None:
+        """See Contestant."""
+
+
+class FrozenValue:
+    """`online` as it was after the first days."""
+
+    def __init__(self, online: OnlineValue, first_days: int) -> None:
+        self._online, self._first_days = online, first_days
+        self._model = online.model
+
+    def chances(self, block: Block) -> FloatArray:
+        """See Contestant."""
+        return chances(self._model, block.lessons)
+
+    def learn(self, block: Block) -> None:
+        """See Contestant."""
+
+    def day_begins(self, day: int) -> None:
+        """See Contestant."""
+        if day == self._first_days:
+            self._model = copy.deepcopy(self._online.model)
+
+
+class DailyValue:
+    """Made anew every night and trained on all there is; the warm start of production."""
+
+    def __init__(self, config: Config, catalogue: Catalogue, seed: int) -> None:
+        self._made_of = config, catalogue, seed
+        self._value, self._known = OnlineValue(*self._made_of), list[Lesson]()
+
+    def chances(self, block: Block) -> FloatArray:
+        """See Contestant."""
+        return self._value.chances(block)
+
+    def learn(self, block: Block) -> None:
+        """See Contestant."""
+        self._known += block.lessons
+
+    def day_begins(self, day: int) -> None:
+        """See Contestant."""
+        if self._known:
+            self._value = OnlineValue(*self._made_of)
+            self._value.trainer.warm_start(self._known)
+
+
+class RateContestant:
+    """One of the online rates."""
+
+    def __init__(self, model: RateModel) -> None:
+        self._model = model
+
+    def chances(self, block: Block) -> FloatArray:
+        """See Contestant."""
+        return self._model.chances(block.shown)
+
+    def learn(self, block: Block) -> None:
+        """See Contestant."""
+        self._model.learn(block.shown)
+
+    def day_begins(self, day: int) -> None:
+        """See Contestant."""
+
+
+@torch.no_grad()
+def chances(model: LiveModel, given: Sequence[Lesson]) -> FloatArray:
+    """The values of the shown slots of some lessons, (Q,), each read with the memory of its own time."""
+    config, shelf = model.decoder.config, model.shelf(model.catalogue.next_offset)
+    batch = BatchMaker(model.catalogue, shelf, config.rows_read, config.features).batch(given, [model.num_rows] * len(given))
+    scored = model.scored(shelf, batch)
+    state_BSD = model.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
+    chance_Q: FloatArray = shown_values(scored, batch, state_BSD)[0].sigmoid().numpy()
+    return chance_Q
+
+
+def bench_prequential(data: Path, config: Config, plan: PrequentialConfig, seed: int) -> dict[str, Any]:
+    """The keys of `recsys bench prequential --json`."""
+    stream = read_stream(load_kuairand(data, history=plan.history), config, plan)
+    online = OnlineValue(config, stream.catalogue, seed)
+    contestants: dict[str, Contestant] = {"online": online, "offline": FrozenValue(online, plan.first_days)}
+    if plan.daily:
+        contestants["daily"] = DailyValue(config, stream.catalogue, seed)
+    contestants |= {name: RateContestant(RateModel(sources)) for name, sources in RATES.items()}
+    found = {name: np.concatenate(chance) for name, chance in predicted(stream, contestants).items()}
+    return figures(stream, found, plan)
+
+
+def read_stream(frames: Frames, config: Config, plan: PrequentialConfig) -> Stream:
+    """Import, join and remember a log, as production does."""
+    shown = frames.interactions.filter("shown")
+    first_ms = int(shown["event_time_ms"][0])
+    begin = first_ms // MINUTE_MS // plan.every
+    until_ms = (begin + plan.days * DAY_MINUTES // plan.every) * plan.every * MINUTE_MS
+    log, items_log = import_logs(replace(frames, interactions=frames.interactions.filter(pl.col("event_time_ms") < until_ms)), 1)
+    catalogue, feed = Catalogue(), ItemsFeed(items_log, config.join.disorder_ms)
+    feed.read()
+    feed.apply_before(1 << 62, catalogue)
+    per_block: dict[int, list[Lesson]] = {}
+    for minute, found in _joined(log, config):
+        per_block.setdefault(minute // plan.every - begin, []).extend(found)
+    closes_ms = config.join.open_ms + config.join.disorder_ms
+    lag = 1 + -(-closes_ms // (plan.every * MINUTE_MS))
+    numbers = {user_id: at for at, user_id in enumerate(frames.interactions["user_id"].unique(maintain_order=True))}
+    blocks = [Block(number, part, _shown(part, catalogue, numbers)) for number, part in sorted(per_block.items())]
+    return Stream(blocks, catalogue, lag, DAY_MINUTES // plan.every)
+
+
+def _joined(log: MemoryLog, config: Config) -> list[tuple[int, list[Lesson]]]:
+    """Minutes and what was shown in them, with the memory of each user as of the exposure."""
+    joiner, memory = Joiner(config.join, 1), Memory(config.memory, 1)
+    memory.keep_from[0] = 0  # views of all times are asked for at the end
+    offset, minutes = 0, []
+    while records := log.read(0, offset):
+        joiner.apply(0, records)
+        for record in records:
+            memory.apply(0, record.offset, decode(record.value))
+        offset = records[-1].offset + 1
+        while (bucket := joiner.take_bucket()) is not None:
+            minutes.append((bucket.start_ms // MINUTE_MS, lessons(bucket.examples, memory)))
+    return minutes
+
+
+def _shown(part: Sequence[Lesson], catalogue: Catalogue, numbers: Mapping[str, int]) -> Shown:
+    rows = [
+        (
+            numbers[lesson.decision.user_id],
+            catalogue.row_of(item_id),
+            lesson.decision.context.get("tab", ""),
+            lesson.decision.event_time_ms,
+            reward,
+        )
+        for lesson in part
+        for item_id, reward in zip(lesson.item_ids, lesson.rewards, strict=True)
+    ]
+    user, item, tab, time_ms, click = zip(*rows, strict=True)
+    return Shown(np.array(user), np.array(item), np.array([int(one or 0) for one in tab]), np.array(time_ms), np.array(click, np.float32))
+
+
+def predicted(stream: Stream, contestants: Mapping[str, Contestant]) -> dict[str, list[FloatArray]]:
+    """What each said of each block before it knew it."""
+    found: dict[str, list[FloatArray]] = {name: [] for name in contestants}
+    known, day = 0, -1
+    for block in stream.blocks:
+        ready = known
+        while stream.blocks[ready].number <= block.number - stream.lag:
+            ready += 1
+        for name, one in contestants.items():
+            for old in stream.blocks[known:ready]:
+                one.learn(old)
+            for new_day in range(day + 1, block.number // stream.per_day + 1):
+                one.day_begins(new_day)
+            found[name].append(one.chances(block))
+        known = ready
+        if block.number // stream.per_day > day:
+            day = block.number // stream.per_day
+            LOG.info("prequential: day %d", day)
+    return found
+
+
+def figures(stream: Stream, found: Mapping[str, FloatArray], plan: PrequentialConfig) -> dict[str, Any]:
+    """Log-loss, AUC and NDCG of each, in all and by day."""
+    day_Q = np.concatenate([np.full(len(block.shown.click), block.number // stream.per_day) for block in stream.blocks])
+    shown = Shown.of([block.shown for block in stream.blocks])
+    window_Q = shown.user.astype(np.int64) * (1 << 32) + shown.time_ms // WINDOW_MS
+    rows, by_day = [], []
+    for name, chance_Q in found.items():
+        loss_Q = log_loss(chance_Q, shown.click)
+        ndcg = window_ndcg(chance_Q, shown.click, window_Q)
+        rows.append({"model": name, "log_loss": float(loss_Q.mean()), "auc": auc(chance_Q, shown.click), "ndcg": ndcg})
+        for day in np.unique(day_Q).tolist():
+            of_day = day_Q == day
+            by_day.append(
+                {"day": day, "model": name, "log_loss": float(loss_Q[of_day].mean()), "auc": auc(chance_Q[of_day], shown.click[of_day])}
+            )
+    loss = {name: {row["day"]: row["log_loss"] for row in by_day if row["model"] == name} for name in ("online", "offline")}
+    gap = [{"day": day, "log_loss": loss["offline"][day] - loss["online"][day]} for day in loss["online"]]
+    return {"rows": rows, "by_day": by_day, "gap_to_offline": gap, "exposures": len(day_Q), "every_minutes": plan.every}
+
+
+def log_loss(chance_Q: FloatArray, click_Q: FloatArray) -> npt.NDArray[np.float64]:
+    """Cross-entropy of each, nats; chances are kept 1e-6 away from 0 and 1."""
+    chance = np.clip(chance_Q.astype(np.float64), 1e-6, 1 - 1e-6)
+    loss: npt.NDArray[np.float64] = -np.log(np.where(click_Q > 0, chance, 1 - chance))
+    return loss
+
+
+def auc(chance_Q: FloatArray, click_Q: FloatArray) -> float | None:
+    """The share of (clicked, not clicked) pairs in the right order, a tie counts half; None where there is no pair."""
+    positive = click_Q > 0
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if not num_positive or not num_negative:
+        return None
+    _, at, count = np.unique(chance_Q, return_inverse=True, return_counts=True)
+    rank_Q = (np.cumsum(count) - (count - 1) / 2)[at]
+    return float((rank_Q[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+
+
+def window_ndcg(chance_Q: FloatArray, click_Q: FloatArray, window_Q: IntArray) -> float | None:
+    """Mean NDCG of the order by chance inside each window that holds a click and something not clicked; ties in the order shown."""
+    order_Q = np.lexsort((np.arange(len(window_Q)), -chance_Q, window_Q))
+    _, first, count = np.unique(window_Q[order_Q], return_index=True, return_counts=True)
+    place_Q = np.arange(len(window_Q)) - np.repeat(first, count)
+    gain_Q, clicked_Q = 1 / np.log2(place_Q + 2), click_Q[order_Q] > 0
+    clicks, found = np.add.reduceat(clicked_Q.astype(np.int64), first), np.add.reduceat(gain_Q * clicked_Q, first)
+    mixed = (clicks > 0) & (clicks < count)
+    if not mixed.any():
+        return None
+    ideal = np.cumsum(1 / np.log2(np.arange(int(count.max())) + 2))
+    return float((found[mixed] / ideal[clicks[mixed] - 1]).mean())

@@ -1,0 +1,49 @@
+"""The tournament of learner rules: paired runs, tuned alike, kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from recsys.bench.learners import Tournament, bench_learners, table
+from recsys.cli import app
+from recsys.presets import tiny
+
+FOREIGN = "tests.foreign_world:make_world"
+
+
+def test_the_command_prints_the_contract_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    arguments = ["bench", "learners", "--worlds", FOREIGN, "--learners", "topr,sft", "--staleness", "1", "--seeds", "1"]
+    arguments += ["--minutes", "4", "--preset", "tiny", "--out", str(tmp_path), "--json"]
+    first, again = (json.loads(CliRunner().invoke(app, arguments).stdout) for _ in range(2))
+    assert [set(row) for row in first["rows"]] == 2 * [{"learner", "world", "staleness_minutes", "seed", "reward"}]
+    assert first["rows"] == again["rows"]
+    assert len(list((tmp_path / "runs").glob("*.npz"))) == 2 * 3  # each rule with each step size, once
+    assert set(first["step_sizes"]) == {"topr", "sft"}
+
+
+def test_a_kept_run_of_another_configuration_is_made_again(tmp_path: Path) -> None:
+    once = Tournament(config=tiny(), learners=["topr"], worlds=[FOREIGN], staleness_minutes=[1], seeds=[0], minutes=3, step_sizes=[1e-3])
+    bench_learners(once, tmp_path)
+    (kept,) = (tmp_path / "runs").glob("*.npz")
+    before = kept.stat().st_mtime_ns
+    bench_learners(once, tmp_path)
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_differences_are_paired_by_seed() -> None:
+    def row(learner: str, seed: int, reward: float) -> dict[str, object]:
+        return {"learner": learner, "world": "w", "staleness_minutes": 1, "seed": seed, "reward": reward}
+
+    rows = [row("topr", 0, 0.2), row("topr", 1, 0.6), row("sft", 0, 0.1), row("sft", 1, 0.4)]
+    first, second = table(rows)
+    assert first["to_first"] == 0
+    assert second["reward"] == pytest.approx(0.25)
+    assert second["to_first"] == pytest.approx(-0.15)
+    assert second["two_errors"] == pytest.approx(0.1)
+
+
+def test_unknown_learners_are_named() -> None:
+    with pytest.raises(ValueError, match="--learners names 'ppo'"):
+        Tournament(config=tiny(), learners=["ppo"])
