@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -12,6 +13,7 @@ from models.losses import POLICY_LOSSES
 from models.next_item import NextItemModel
 from models.sasrec import SasrecTrunk
 from recsys.bench import generate as generating
+from recsys.bench.checkpoint import checkpoint_cost
 from recsys.bench.learners import Tournament, bench_learners
 from recsys.bench.loop import bench_loop
 from recsys.bench.prequential import SETTINGS as PREQUENTIAL
@@ -80,7 +82,9 @@ def stream(
     started = time.perf_counter()
     figures = beside_others(bootstrap, decisions, seed) if bootstrap else not_measured()
     figures |= from_memory(decisions, seed) | growth([10_000, most_open], seed)
-    print_figures(figures | {"checkpoint_block_ms": None, "checkpoint_s": None}, seed, started, as_json=as_json)
+    with TemporaryDirectory() as directory:
+        figures |= checkpoint_cost(Path(directory), most_open)
+    print_figures(figures, seed, started, as_json=as_json)
 
 
 @bench.command("rank")
