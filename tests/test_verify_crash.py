@@ -18,7 +18,7 @@ from tests.runs import ROOT, only_object, recsys
 KILLS = 10
 
 SABOTEURS = """
-import copy, dataclasses, json, sys
+import dataclasses, json, shutil, sys
 from pathlib import Path
 import torch
 from recsys import checkpoint
@@ -31,15 +31,15 @@ real = checkpoint.save
 
 
 def with_older(*names):
-    older = []
+    def save(directory, saved, *others):  # in a copy of the learner, which remembers nothing of the save before
+        before = checkpoint.restore(directory) or saved
+        real(directory, dataclasses.replace(saved, **{name: getattr(before, name) for name in names}), *others)
 
-    def save(directory, saved, confirm):
-        older.append({name: copy.deepcopy(getattr(saved, name)) for name in names})
-        real(directory, dataclasses.replace(saved, **older[-2:][0]), confirm)
-
-    def work(*arguments):
+    def work(config, place, stop):
         checkpoint.save = save
-        learn(*arguments)
+        shutil.rmtree(place.state_dir / "online" / "versions", ignore_errors=True)  # by its versions a learner sees it itself
+        (place.state_dir / "online" / "CURRENT.json").unlink(missing_ok=True)
+        learn(config, place, stop)
 
     return work
 

@@ -61,7 +61,7 @@ class Lives:
     def end(self, life: ForkProcess, sign: signal.Signals | None = None) -> int:
         """Wait for a life to end, after sending it a signal if one is given; its exit status."""
         assert life.pid is not None
-        if sign is not None:
+        if sign is not None and life.is_alive():
             os.kill(life.pid, sign)
         life.join(PATIENCE_S)
         if life.exitcode is None:

@@ -89,7 +89,7 @@ class Teller:
 def telling(config: Config, url: str, minutes: int, seed: int) -> Iterator[Teller]:
     """Record a stream and tell it to the empty log at `url`."""
     ours, theirs = FORK.Pipe()
-    process = FORK.Process(target=_tell, args=(theirs, config, url, minutes, seed))
+    process = FORK.Process(target=_tell, args=(ours, theirs, config, url, minutes, seed))
     process.start()
     theirs.close()  # so that its end is seen here
     try:
@@ -99,7 +99,8 @@ def telling(config: Config, url: str, minutes: int, seed: int) -> Iterator[Telle
         process.join()
 
 
-def _tell(pipe: Connection, config: Config, url: str, minutes: int, seed: int) -> None:
+def _tell(others: Connection, pipe: Connection, config: Config, url: str, minutes: int, seed: int) -> None:
+    others.close()  # a copy of it here would keep its end from being seen
     recording = record(config, minutes, seed)
     log, items_log = open_log(url, num_partitions=PARTITIONS), open_log(url, ITEMS_SUFFIX)
     pipe.send(recording.taught_ids)
