@@ -100,20 +100,28 @@ class LearnerProcess:
 
     def __init__(self, config: Config, place: Place) -> None:
         self._config, self._place, self._clock = config, place, SystemClock()
-        seeds = Seeds(behavior_digest(config), place.seed)
-        self.learner = Learner(
-            config.learner,
-            config.model,
-            config.join,
-            config.memory,
-            seeds,
-            clock=self._clock,
-            log=place.log,
-            items_log=place.items_log,
-            state_dir=place.state_dir,
-            saver=Saver(beside=True),
-        )
+        self._learner: Learner | None = None
         self._keepers: dict[str, Keeper] = {}
+
+    @property
+    def learner(self) -> Learner:
+        """Made when first asked for: it reads the log, and the log may be away for a while."""
+        if self._learner is None:
+            config, place = self._config, self._place
+            self._learner = Learner(
+                config.learner,
+                config.model,
+                config.join,
+                config.memory,
+                Seeds(behavior_digest(config), place.seed),
+                clock=self._clock,
+                log=place.log,
+                items_log=place.items_log,
+                state_dir=place.state_dir,
+                saver=Saver(beside=True),
+            )
+            LOG.info("learning from version %d on", self._learner.policy_version)
+        return self._learner
 
     def step(self) -> None:
         """Learn what is complete; let the frozen variants follow the catalogue."""
@@ -127,7 +135,8 @@ class LearnerProcess:
 
     def close(self) -> None:
         """Let another process write to the state; all that counts is in the last checkpoint."""
-        self.learner.close()
+        if self._learner is not None:
+            self._learner.close()
 
     def _say(self) -> None:
         """One line a version, for people and in `metrics.jsonl` for programs."""

@@ -186,7 +186,7 @@ def test_print_config_prints_it_and_does_nothing_else(run: Forker, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("loop", "--preset", "huge"), "--preset is 'huge'; it must be one of standard, tiny"),
+        (("loop", "--preset", "huge"), "--preset is 'huge'; it must be one of standard, small, tiny"),
         (("loop", "--set", "learner.size=3"), "there is no 'size'"),
         (("loop", "--set", "learner.trainer.lr.low=3"), "lr has no parts"),
         (("loop", "--set", "learner"), "it must be like"),
