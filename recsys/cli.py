@@ -192,7 +192,6 @@ def learn(
     if print_config:
         return _print_config(config)
     place = Place(log=opened(log, partitions=partitions), items_log=opened(log, ITEMS_SUFFIX), state_dir=state, seed=seed)
-    LOG.info("learning from %s into %s", log, state)
     run([LearnerProcess(config, place)], stop_on_signals(), interval_s=0.05)
     return None
 

@@ -120,7 +120,7 @@ class LearnerProcess:
                 state_dir=place.state_dir,
                 saver=Saver(beside=True),
             )
-            LOG.info("learning from version %d on", self._learner.policy_version)
+            LOG.info("learning into %s, from version %d on", place.state_dir, self._learner.policy_version)
         return self._learner
 
     def step(self) -> None:
