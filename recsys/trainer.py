@@ -61,7 +61,7 @@ class TrainerConfig:
     """What counts of successors keep of their weight from one minute learned to the next."""
     value_spread: float = 0.7
     """Logits by which items are expected to differ in what they earn, beyond what content and context say."""
-    value_keep: float = 0.998
+    value_keep: float = 0.97
     """What is kept from minute to minute of how sure that is: old news are overruled sooner."""
     user_cap: int = 4
     """Slates that one user counts for in one minute; more share the weight of these."""
