@@ -32,7 +32,9 @@ def tiny() -> Config:
             tokenizer=TokenizerConfig(codes=8, content_dim=16), decoder=DecoderConfig(width=16, layers=1, heads=2, history=32)
         ),
         learner=LearnerConfig(
-            replay_share=0.6, reservoir=2048, trainer=TrainerConfig(lr=0.01, passes=4, warm_start=WarmStartConfig(epochs=2, batch=32))
+            replay_share=0.6,
+            reservoir=2048,
+            trainer=TrainerConfig(lr=0.01, passes=4, value_keep=0.998, warm_start=WarmStartConfig(epochs=2, batch=32)),
         ),
         drawing=DrawingConfig(temperature=1.0, value_weight=1.0),
         engine=EngineConfig(default_slate_size=5, exclude_seen=False),
