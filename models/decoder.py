@@ -341,9 +341,17 @@ class Decoder(nn.Module):
 
     def value_logits(self, vectors: Vectors, state_QD: Tensor, record_QK: Tensor, item_Q: Tensor) -> Tensor:
         """q(context, slot, item) as a logit, (Q,)."""
-        fit_Q = (self.value(state_QD) * vectors.leaves(item_Q)).sum(-1)
-        logit_Q: Tensor = fit_Q + self.value_level(state_QD, record_QK) + self.value_bias[item_Q]
-        return logit_Q
+        return self._value_of(state_QD, record_QK, vectors.leaves(item_Q)) + self.value_bias[item_Q]
+
+    def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record_QK: Tensor, code_Q: Tensor, level: int) -> Tensor:
+        """The same of a code of an inner level, (Q,): the reward of what was shown under it."""
+        vector_QD = F.embedding(code_Q, vectors.code_VD[level])
+        return self._value_of(state_QD, record_QK, vector_QD) + self.code_value[level][code_Q]
+
+    def _value_of(self, state_QD: Tensor, record_QK: Tensor, vector_QD: Tensor) -> Tensor:
+        """What is expected of an item or code with this vector, but for its own part."""
+        fit_Q: Tensor = (self.value(state_QD) * vector_QD).sum(-1)
+        return fit_Q + self.value_level(state_QD, record_QK)
 
     @torch.no_grad()
     def correct(self, item_Q: Tensor, error_Q: Tensor, information_Q: Tensor, spread: float) -> None:
@@ -356,12 +364,6 @@ class Decoder(nn.Module):
         self.value_information.index_add_(0, item_Q, information_Q)
         step_R = torch.zeros_like(self.value_bias).index_add_(0, item_Q, error_Q)
         self.value_bias.add_(step_R / (spread**-2 + self.value_information))
-
-    def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record_QK: Tensor, code_Q: Tensor, level: int) -> Tensor:
-        """The same of a code of an inner level, (Q,): the reward of what was shown under it."""
-        fit_Q = (self.value(state_QD) * F.embedding(code_Q, vectors.code_VD[level])).sum(-1)
-        logit_Q: Tensor = fit_Q + self.value_level(state_QD, record_QK) + self.code_value[level][code_Q]
-        return logit_Q
 
 
 def node_contents(trie: Trie, leaf_FC: FloatArray) -> list[FloatArray]:

@@ -34,7 +34,6 @@ from recsys.saver import Saver
 from recsys.trainer import Seeds, Trainer
 from recsys.version_store import VersionStore
 from streaming.clock import Clock
-from streaming.events import UnreadableRecord, decode
 from streaming.joiner import Bucket, Example, JoinConfig, Joiner
 from streaming.log import EventLog
 from streaming.partition_join import memory_needed
@@ -140,22 +139,13 @@ class Learner:
         self.versions.close()
 
     def _read(self) -> None:
-        started = time.perf_counter()
         self._let_go()
         for partition in range(self._log.num_partitions):
             records = self._log.read(partition, self.joiner.next_offset(partition), READ_RECORDS)
             self.joiner.apply(partition, records)
-            for record in records:
-                self._remember(partition, record.offset, record.value)
+            self.memory.read(records)
         self.controls.take(self.joiner.take_controls())
         self.feed.read()
-        self.stats.read_s += time.perf_counter() - started
-
-    def _remember(self, partition: int, offset: int, value: bytes) -> None:
-        try:
-            self.memory.apply(partition, offset, decode(value))
-        except UnreadableRecord:  # the joiner has put it into quarantine
-            self.memory.next_offset[partition] = offset + 1
 
     def _let_go(self) -> None:
         """Memory needs no rows that only older views would hold."""
@@ -246,11 +236,9 @@ class Learner:
         replayed = self._reservoir.draw(round(len(fresh) * self.config.replay_share / (1 - self.config.replay_share)), random)
         if fresh:
             rows = [self._rows_of_version.get(lesson.decision.policy_version, trainer.model.num_rows) for lesson in [*fresh, *replayed]]
-            terms, refused = trainer.update(fresh, replayed, rows, bucket.index)
+            _, refused = trainer.update(fresh, replayed, rows, bucket.index)
             self.stats.num_updates += 1
             self.stats.num_refused += refused is not None
-            self.stats.num_replayed += len(replayed)
-            self.stats.terms.append(terms)
         vocabulary = trainer.model.vocabulary
         for lesson in fresh:
             if lesson.own:

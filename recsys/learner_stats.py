@@ -3,28 +3,23 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from models.objective import Terms
-
 STATS_KEPT = 2_000
 """Versions of which the figures are remembered."""
 
 
 @dataclass
 class LearnerStats:
-    """Counts, seconds and terms."""
+    """Counts and seconds."""
 
     num_updates: int = 0
     num_refused: int = 0
-    num_replayed: int = 0
     num_rollbacks: int = 0
     update_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
     save_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
     blocked_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
     """For how long learning stood still for a save."""
     publish_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
-    read_s: float = 0.0
     warm_start_s: float = 0.0
     warm_start_sequences: int = 0
     trained_append_ms: dict[int, list[int]] = field(default_factory=dict)
     """By version, when the records that it was first to learn from were appended."""
-    terms: deque[Terms] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))

@@ -99,9 +99,7 @@ class LiveModel:
         if end > first:
             vectors_NC = self.content.vectors(self.catalogue.texts(range(first, end)))
             self.tokenizer.append(vectors_NC)
-            let_in(self.decoder, torch.from_numpy(vectors_NC), first, optimizer)
-            self.exposures_R = np.concatenate([self.exposures_R, np.zeros(end - first, np.float32)])
-            self._set_vocabulary()
+            self._begin_rows(torch.from_numpy(vectors_NC), first, optimizer)
 
     def grow_like(self, other: "LiveModel", optimizer: Optimizer | None = None) -> None:
         """Take the ids and content of `other`, which went on from here (a published id never moves). New rows begin as in `admit`."""
@@ -110,9 +108,13 @@ class LiveModel:
         self.decoder.content_RC[:first] = content_RC[:first]
         self.tokenizer, self.content = other.tokenizer, other.content
         if end > first:
-            let_in(self.decoder, content_RC[first:], first, optimizer)
-            self.exposures_R = np.concatenate([self.exposures_R, np.zeros(end - first, np.float32)])
-            self._set_vocabulary()
+            self._begin_rows(content_RC[first:], first, optimizer)
+
+    def _begin_rows(self, content_NC: Tensor, first: int, optimizer: Optimizer | None) -> None:
+        """Rows from `first` on, whose ids are there already."""
+        let_in(self.decoder, content_NC, first, optimizer)
+        self.exposures_R = np.concatenate([self.exposures_R, np.zeros(len(content_NC), np.float32)])
+        self._set_vocabulary()
 
     def shelf(self, items_offset: int) -> Shelf:
         """All rows in the tree of their ids, alive unless retired before `items_offset`; kept until that is something else."""

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from recsys.blobs import Arrays, decoded, encoded, joined, sizes, split
 from recsys.catalogue import item_key
-from streaming.events import Decision, Event, Feedback, Interaction, Record, decision_id_of
+from streaming.events import Decision, Event, Feedback, Interaction, Record, UnreadableRecord, decision_id_of, decode
+from streaming.log import LogRecord
 
 BLANK, SHOWN = 0, 1
 GAP_BUCKETS = 16
@@ -110,6 +111,14 @@ class Memory:
             self._remember(partition, record.decision)
         elif body == "event":
             self._apply_event(partition, offset, record.event)
+
+    def read(self, records: Sequence[LogRecord]) -> None:
+        """Take records as they stand in the log; those that can't be read are passed: the joiner has them in quarantine."""
+        for partition, offset, _, value in records:
+            try:
+                self.apply(partition, offset, decode(value))
+            except UnreadableRecord:
+                self.next_offset[partition] = offset + 1
 
     def num_decisions(self, user_id: str) -> int:
         """How many Decisions of this user were applied; a copy of one that is still known counts once."""

@@ -22,7 +22,7 @@ from recsys.checkpoint import Checkpoint
 from recsys.live_model import LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig
 from recsys.saver import Figures, Saver
-from streaming.events import Decision, Item, ItemChange, decode, encode
+from streaming.events import Decision, Item, ItemChange, encode
 from streaming.joiner import JoinConfig, Joiner
 from streaming.log import LogRecord
 
@@ -92,8 +92,7 @@ def _open_decisions(count: int) -> tuple[Joiner, Memory]:
     for first in range(0, count, BATCH):
         records = [LogRecord(0, offset, b"", _decided(offset, count)) for offset in range(first, min(first + BATCH, count))]
         joiner.apply(0, records)
-        for record in records:
-            memory.apply(0, record.offset, decode(record.value))
+        memory.read(records)
     return joiner, memory
 
 

@@ -7,7 +7,6 @@ first staleness, and keeps its best; what is reported elsewhere was not tuned on
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,10 +97,8 @@ class Arena:
         config = with_settings(self._config, match.settings)
         name = f"{self._world.file_name}-{self._plan.minutes}-{self._seed}-{match.learner}-{match.step_size:g}-{match.staleness_minutes}"
         path = self._out / "runs" / f"{name}.npz"
-        record = None
-        with suppress(FileNotFoundError):
-            record = Record.load(path)
-        if record is None or record.figures["match_digest"] != behavior_digest(config):
+        record = Record.kept(path, "match_digest", behavior_digest(config))
+        if record is None:
             record = self._played(match, config)
             record.save(path)
         reward = float(record["reward"].sum() / record["slots"].sum())

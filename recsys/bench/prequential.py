@@ -30,7 +30,6 @@ from recsys.imports import Frames, import_logs
 from recsys.live_model import ItemsFeed, LiveModel
 from recsys.memory import Memory
 from recsys.trainer import Seeds, Trainer
-from streaming.events import decode
 from streaming.joiner import Joiner
 from streaming.log import MemoryLog
 
@@ -235,8 +234,7 @@ def _joined(log: MemoryLog, config: Config) -> list[tuple[int, list[Lesson]]]:
     offset, minutes = 0, []
     while records := log.read(0, offset):
         joiner.apply(0, records)
-        for record in records:
-            memory.apply(0, record.offset, decode(record.value))
+        memory.read(records)
         offset = records[-1].offset + 1
         while (bucket := joiner.take_bucket()) is not None:
             minutes.append((bucket.start_ms // MINUTE_MS, lessons(bucket.examples, memory)))

@@ -14,7 +14,6 @@ from recsys.catalogue import Catalogue
 from recsys.memory import Memory
 from recsys.policy import Asked, Choice, DrawingConfig, PlainItems, Policy
 from recsys.simulate.stage import Stage
-from streaming.events import decode
 from streaming.joiner import Example, Joiner
 from streaming.proto.recommender_pb2 import RecommendRequest
 
@@ -44,8 +43,7 @@ class Pupil:
             self._memory.keep_from[partition] = self._joiner.min_open_memory_offset(partition)
             while records := self._log.read(partition, self._joiner.next_offset(partition)):
                 self._joiner.apply(partition, records)
-                for record in records:
-                    self._memory.apply(partition, record.offset, decode(record.value))
+                self._memory.read(records)
         while (bucket := self._joiner.take_bucket()) is not None:
             self._policy.learn(bucket.examples, self._memory)
         first, self._serves = not self._serves, True

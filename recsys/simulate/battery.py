@@ -6,7 +6,6 @@ Knows nothing of what variants do or of how figures are made of runs.
 import logging
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def played(plan: Plan, out: Path) -> Records:
         state_dir = out / "state" / f"{population.file_name}-{seed}"
         for name in plan.variants:
             path = out / "runs" / f"{population.file_name}-{plan.minutes}-{seed}-{name}.npz"
-            record = _kept(path, config)
+            record = Record.kept(path, "behavior_digest", behavior_digest(config))
             if record is None:
                 beginning = beginning or Beginning.made(population, config, seed, plan.minutes, state_dir / "beginning")
                 record = _run(beginning, name, state_dir)
@@ -54,15 +53,6 @@ def played(plan: Plan, out: Path) -> Records:
             records[name][seed] = record
         shutil.rmtree(state_dir, ignore_errors=True)
     return records
-
-
-def _kept(path: Path, config: Config) -> Record | None:
-    """A run that an earlier call has finished, with the same configuration."""
-    with suppress(FileNotFoundError):
-        record = Record.load(path)
-        if record.figures["behavior_digest"] == behavior_digest(config):
-            return record
-    return None
 
 
 def _run(beginning: Beginning, name: str, state_dir: Path) -> Record:

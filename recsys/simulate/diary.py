@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,15 @@ class Record:
         arrays = dict(self.columns) | {"told": np.frombuffer(told.encode(), np.uint8)}
         np.savez_compressed(unfinished, allow_pickle=False, **arrays)
         unfinished.replace(path)
+
+    @staticmethod
+    def kept(path: Path, name: str, digest: str) -> "Record | None":
+        """What an earlier call left at `path`, if its figure `name` is this digest: that of what it was made with."""
+        with suppress(FileNotFoundError):
+            record = Record.load(path)
+            if record.figures[name] == digest:
+                return record
+        return None
 
     @staticmethod
     def load(path: Path) -> "Record":

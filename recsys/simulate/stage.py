@@ -19,7 +19,7 @@ from recsys.simulate.worlds import Population
 from recsys.trainer import Seeds
 from recsys.worlds import World
 from streaming.clock import Clock, ManualClock
-from streaming.events import Item, ItemChange, Tick, decode, encode
+from streaming.events import Item, ItemChange, Tick, encode
 from streaming.joiner import Example, Joiner
 from streaming.log import Entry, EventLog, MemoryLog
 
@@ -82,8 +82,7 @@ class Beginning:
         for partition, end in enumerate(self.log.end_offsets()):
             records = self.log.read(partition, 0, end)
             joiner.apply(partition, records)
-            for record in records:
-                memory.apply(partition, record.offset, decode(record.value))
+            memory.read(records)
         examples: list[Example] = []
         while (bucket := joiner.take_bucket()) is not None:
             examples += bucket.examples
