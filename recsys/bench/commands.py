@@ -158,7 +158,7 @@ def train(
 
 @bench.command("update")
 def update(
-    largest: Annotated[int, typer.Option(min=1, help="Decisions of the largest minute.")] = 10_000,
+    largest: Annotated[int, typer.Option(min=10, help="Decisions of the largest minute.")] = 10_000,
     preset: Preset = "standard",
     seed: Seed = 0,
     settings: Settings = None,
