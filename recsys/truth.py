@@ -70,8 +70,11 @@ class Truth:
         return self.tastes + walked * (self.later_tastes - self.tastes)
 
     def item_logits_at(self, progress: float, drift: float) -> Floats:
-        """What each item adds for everybody: its bias and the trend of its group, which is 0 at the start."""
-        wave = np.sin(2 * np.pi * (progress + self.phase)) - np.sin(2 * np.pi * self.phase)
+        """What each item adds for everybody: its bias and the trend of its group, which is 0 at the start.
+
+        Half a wave, so that nothing comes back in the run: after a whole one who stood still would be right again.
+        """
+        wave = np.sin(np.pi * (progress + 2 * self.phase)) - np.sin(2 * np.pi * self.phase)
         return np.asarray(self.item_bias + drift * (self.swing * wave)[self.group])
 
 

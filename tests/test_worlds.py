@@ -257,6 +257,15 @@ class TestSampleWorld:
             pass
         assert world.expected_reward(user, [new], 0)[0] > 0
 
+    def test_nothing_comes_back_within_a_run(self, truth: Truth) -> None:
+        """Else who stood still would be right again at the end, and no gap could widen."""
+        start = truth.item_logits_at(0.0, 1.0)
+        away = [np.linalg.norm(truth.item_logits_at(progress, 1.0) - start) for progress in np.linspace(0, 1, 13)]
+        assert away[0] == 0
+        assert np.all(np.diff(away) > 0)
+        away = [np.linalg.norm(truth.tastes_at(progress, 1.0) - truth.tastes) for progress in np.linspace(0, 1, 13)]
+        assert np.all(np.diff(away) > 0)
+
     def test_the_truth_is_the_same_each_time(self, sample: Sample) -> None:
         one, two = (sample_truth(sample, SampleTruthConfig(num_users=100), ClickModelConfig(iterations=10)) for _ in range(2))
         for name in ("tastes", "later_tastes", "factors", "item_bias", "user_bias", "swing", "phase"):
