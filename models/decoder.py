@@ -258,7 +258,7 @@ class Decoder(nn.Module):
 
     def vectors(self, rows_N: IntArray) -> Vectors:
         """The shared vectors of these rows (ascending, each once), with gradient where it is on."""
-        row_N = torch.from_numpy(rows_N)
+        row_N = torch.as_tensor(rows_N)
         learned_ND = self.table(row_N) if torch.is_grad_enabled() else self.table.weight[row_N]
         item_ND = learned_ND + self.from_content(self.content_RC[row_N])
         codes = [F.normalize(weight, dim=-1) for weight in self.code_weights()]
@@ -281,7 +281,7 @@ class Decoder(nn.Module):
     def memory(self, vectors: Vectors, context: Context) -> Memory:
         """Keys and values of the context rows, after a learned pair that stands for having nothing to read."""
         row_BLD = self._row_vectors(vectors, context)
-        blank_BL = torch.from_numpy(context.kind_BL[:, context.kind_BL.shape[1] - row_BLD.shape[1] :] == 0)
+        blank_BL = torch.as_tensor(context.kind_BL[:, context.kind_BL.shape[1] - row_BLD.shape[1] :] == 0)
         batch, length = blank_BL.shape
         pair = torch.cat([self.nothing.view(1, 1, -1).expand(batch, 1, -1), self.keys_values(normed(row_BLD, self.row_norm))], 1)
         keys, values = pair.view(batch, length + 1, 2 * self.config.heads, -1).transpose(1, 2).chunk(2, 1)
@@ -292,7 +292,7 @@ class Decoder(nn.Module):
 
     def _row_vectors(self, vectors: Vectors, context: Context) -> Tensor:
         """What each of the newest `history` rows says, coloured by the rows just before it (a causal depthwise convolution)."""
-        item_BL, kind_BL, gap_BL = (torch.from_numpy(x) for x in (context.item_BL, context.kind_BL, context.gap_BL))
+        item_BL, kind_BL, gap_BL = (torch.as_tensor(x) for x in (context.item_BL, context.kind_BL, context.gap_BL))
         said_BLD = vectors.items(item_BL) + self.kind(kind_BL) + self.gap(gap_BL)
         said_BLD = F.pad(self.row_dropout(said_BLD) * (kind_BL > 0)[..., None], (0, 0, self.config.reach - 1, 0))
         parts = [said_BLD[:, back : back + item_BL.shape[1]] * weight_D for back, weight_D in enumerate(self.mix)]
@@ -300,7 +300,7 @@ class Decoder(nn.Module):
 
     def start(self, row_BLD: Tensor, context: Context) -> Tensor:
         """What every slot's input begins with, were this row the newest, (B, L, D): the row, and what the request itself says."""
-        features_BD: Tensor = self.feature(torch.from_numpy(context.feature_BX)).sum(1)
+        features_BD: Tensor = self.feature(torch.as_tensor(context.feature_BX)).sum(1)
         return row_BLD + features_BD[:, None]
 
     def place_states(self, vectors: Vectors, context: Context) -> Tensor:

@@ -53,7 +53,7 @@ class NextItemDecoder:
         """The same model with new items behind the last, known by their content and what was learned of their neighbours."""
         first = len(self.tokenizer.ids_NK) + 1
         self.tokenizer.append(vectors_NC)
-        let_in(self.decoder, torch.from_numpy(vectors_NC), first)
+        let_in(self.decoder, torch.as_tensor(vectors_NC), first)
         return NextItemDecoder.of(self.decoder, self.tokenizer, self.successors, self.dtype)
 
     @property
@@ -70,7 +70,7 @@ class NextItemDecoder:
         """See NextItemModel. Successors and likeness of content stay out: what is trained on is in the counts already."""
         vectors = self._vectors()
         at_B, at_L = target_BL.nonzero()
-        state_PD = self.decoder.place_states(vectors, context_of(item_BL))[torch.from_numpy(at_B), torch.from_numpy(at_L)]
+        state_PD = self.decoder.place_states(vectors, context_of(item_BL))[torch.as_tensor(at_B), torch.as_tensor(at_L)]
         remembered = Remembered.of(context_of(_upto(item_BL, at_B, at_L)), self.trie, Successors.none()).without_content()
         target_P = target_BL[at_B, at_L]
         if self.trie.levels > 1:
@@ -87,7 +87,7 @@ class NextItemDecoder:
         noise_BR = random.gumbel(size=scores_BR.shape).astype(np.float32)
         slate_BS = np.argsort(-(scores_BR + noise_BR), axis=1)[:, :num_slots]
         vectors = self._vectors()
-        state_BSD = self.decoder.states(vectors, context_of(item_BL), torch.from_numpy(slate_BS))
+        state_BSD = self.decoder.states(vectors, context_of(item_BL), torch.as_tensor(slate_BS))
         asked, scored = self._asked(Remembered.of(context_of(item_BL), self.trie, self.successors)), self._scored(vectors)
         losses = []
         for slot in range(num_slots):
@@ -95,7 +95,7 @@ class NextItemDecoder:
             at_B = np.flatnonzero(later_BT.any(1))
             target_Q = later_BT[at_B, chance_BT[at_B].argmax(1)]
             before_QS = self.trie.leaf_of_item[slate_BS[at_B, :slot]].astype(np.int64)
-            losses.append(-scored.logprobs(state_BSD[torch.from_numpy(at_B), slot], asked.at(at_B).without(before_QS), target_Q))
+            losses.append(-scored.logprobs(state_BSD[torch.as_tensor(at_B), slot], asked.at(at_B).without(before_QS), target_Q))
             later_BT[later_BT == slate_BS[:, slot : slot + 1]] = 0
         return torch.cat(losses).mean()
 
@@ -117,10 +117,10 @@ class NextItemDecoder:
         decoder, trie, root_P = self.decoder, self.trie, np.zeros(len(target_P), np.int64)
         hits = remembered.hits(0, np.arange(len(target_P)), root_P, root_P)
         (what_H, kind_H, age_H), _ = remembered.numbers(hits)
-        weight_H = decoder.hint_logits()[torch.from_numpy(what_H), 0, torch.from_numpy(kind_H), torch.from_numpy(age_H)]
-        extra = ExtraLogits(torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H), weight_H)
-        row_F = torch.from_numpy(trie.item_of_leaf.astype(np.int64))
-        leaf_P = torch.from_numpy(trie.leaf_of_item[target_P].astype(np.int64))
+        weight_H = decoder.hint_logits()[torch.as_tensor(what_H), 0, torch.as_tensor(kind_H), torch.as_tensor(age_H)]
+        extra = ExtraLogits(torch.as_tensor(hits.walk_H), torch.as_tensor(hits.child_H), weight_H)
+        row_F = torch.as_tensor(trie.item_of_leaf.astype(np.int64))
+        leaf_P = torch.as_tensor(trie.leaf_of_item[target_P].astype(np.int64))
         return softmax_loss(decoder.query(state_PD, []), vectors.leaves(row_F), decoder.leaf_bias[row_F], extra, leaf_P, self.dtype)
 
     def _asked(self, remembered: Remembered) -> Wanted:
@@ -137,7 +137,7 @@ class NextItemDecoder:
         for part_BL in np.split(item_BL, range(AT_ONCE, len(item_BL), AT_ONCE)):
             state_BD = self.decoder.place_states(vectors, context_of(part_BL))[:, -1]
             remembered = Remembered.of(context_of(part_BL), self.trie, self.successors)
-            parts.append(self._scored(vectors).all_logprobs(state_BD, self._asked(remembered)).numpy())
+            parts.append(self._scored(vectors).all_logprobs(state_BD, self._asked(remembered)).cpu().numpy())
         score_BR = np.full((len(item_BL), self.trie.num_items + 1), -np.inf, np.float32)
         score_BR[:, self.trie.item_of_leaf] = np.concatenate(parts)
         return score_BR
@@ -146,7 +146,7 @@ class NextItemDecoder:
         return self.decoder.vectors(np.arange(self.trie.num_items + 1))
 
     @cached_property
-    def _contents(self) -> list[Tensor]:
+    def _contents(self) -> list[FloatArray]:
         return inner_contents(self.trie, self.decoder.content_RC)
 
     def _scored(self, vectors: Vectors) -> Scored:
@@ -157,7 +157,7 @@ class NextItemDecoder:
 def settle(model: NextItemDecoder, times_R: IntArray, validate: Callable[[], float], kappas: Sequence[float] = (0, 1, 3, 8)) -> float:
     """Let rare items lean on their neighbours, as much as is best for `validate`; `times_R` says how often each row was met."""
     own = [parameter.detach().clone() for parameter in model.decoder.row_parameters()]
-    rows_N, times_N = torch.arange(1, len(times_R)), torch.from_numpy(times_R[1:]).float()
+    rows_N, times_N = torch.arange(1, len(times_R)), torch.as_tensor(times_R[1:]).float()
 
     def settled(kappa: float) -> None:
         with torch.no_grad():

@@ -48,7 +48,7 @@ def node_products(query_QD: Tensor, child_PD: Tensor, nodes: Nodes) -> Tensor:
 class _NodeProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query_QD: Tensor, child_PD: Tensor, nodes: Nodes) -> Tensor:
-        order_Q = torch.from_numpy(nodes.order_Q)
+        order_Q = torch.as_tensor(nodes.order_Q)
         sorted_QD = query_QD[order_Q]
         fit_QC = query_QD.new_zeros(len(query_QD), int(np.diff(nodes.place_G).max(initial=0)))
         for walks, places in nodes.slices():

@@ -96,7 +96,7 @@ class Surprise:
 
     def of(self, slates: int) -> tuple[Tensor, Tensor, Tensor]:
         """Item, error and information of the first `slates` slates."""
-        kept_Q = torch.from_numpy(self.slate_Q < slates)
+        kept_Q = torch.as_tensor(self.slate_Q < slates)
         return self.item_Q[kept_Q], self.error_Q[kept_Q], self.information_Q[kept_Q]
 
 
@@ -132,12 +132,12 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     where it is a part of a larger one.
     """
     slots = slots or Slots.of([batch])
-    state_BSD = scored.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
+    state_BSD = scored.decoder.states(scored.vectors, batch.context, torch.as_tensor(batch.slate_BS))
     at_B, at_S = batch.shown_BS.nonzero()
-    item_Q, own_Q = batch.slate_BS[at_B, at_S], torch.from_numpy(batch.own_B[at_B])
-    reward_BS, shown_BS = torch.from_numpy(batch.reward_BS), torch.from_numpy(batch.shown_BS)
-    reward_Q, logged_Q = reward_BS[shown_BS], torch.from_numpy(batch.logged_BS)[shown_BS]
-    weight_Q = torch.from_numpy(batch.weight_B[at_B])
+    item_Q, own_Q = batch.slate_BS[at_B, at_S], torch.as_tensor(batch.own_B[at_B])
+    reward_BS, shown_BS = torch.as_tensor(batch.reward_BS), torch.as_tensor(batch.shown_BS)
+    reward_Q, logged_Q = reward_BS[shown_BS], torch.as_tensor(batch.logged_BS)[shown_BS]
+    weight_Q = torch.as_tensor(batch.weight_B[at_B])
 
     value_Q, *code_values = shown_values(scored, batch, state_BSD)
     # of the items, then of the codes that they lie under
@@ -145,7 +145,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     loss = config.value_weight * (value + sum(under))
     expected_Q = value_Q.detach().sigmoid()
     error_Q, information_Q = weight_Q * (reward_Q.clamp(0, 1) - expected_Q), weight_Q * expected_Q * (1 - expected_Q)
-    surprise = Surprise(len(batch.own_B), at_B, torch.from_numpy(item_Q), error_Q, information_Q)
+    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(item_Q), error_Q, information_Q)
     taken_Q = ~own_Q & (reward_Q > 0)
     if not own_Q.any() and not (config.likelihood_weight and taken_Q.any()):  # nobody asks what the policy says of these
         return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)
@@ -165,11 +165,11 @@ def shown_values(scored: Scored, batch: Batch, state_BSD: Tensor) -> list[Tensor
     """What the shown slots are expected to earn, as logits with gradient: (Q,) of the items, then of the codes of each inner level."""
     decoder, vectors = scored.decoder, scored.vectors
     at_B, at_S = batch.shown_BS.nonzero()
-    state_QD, item_Q = state_BSD[torch.from_numpy(at_B), torch.from_numpy(at_S)], batch.slate_BS[at_B, at_S]
-    record_QK = record(batch.context.kind_BL, decoder.num_kinds)[torch.from_numpy(at_B)]
+    state_QD, item_Q = state_BSD[torch.as_tensor(at_B), torch.as_tensor(at_S)], batch.slate_BS[at_B, at_S]
+    record_QK = record(batch.context.kind_BL, decoder.num_kinds)[torch.as_tensor(at_B)]
     codes = enumerate(scored.inner_codes(item_Q))
     return [
-        decoder.value_logits(vectors, state_QD, record_QK, torch.from_numpy(item_Q)),
+        decoder.value_logits(vectors, state_QD, record_QK, torch.as_tensor(item_Q)),
         *(decoder.code_value_logits(vectors, state_QD, record_QK, code_Q, level) for level, code_Q in codes),
     ]
 
@@ -184,9 +184,9 @@ def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor) -> Tensor:
     # in our own slates the items of the slots before are not legal again
     before_QS = (np.arange(batch.slate_BS.shape[1]) < slot_S[:, None]) & batch.own_B[slot_B][:, None]
     leaf_QS = np.where(before_QS, scored.trie.leaf_of_item[batch.slate_BS[slot_B]], -1)
-    state_QD = state_BSD[torch.from_numpy(slot_B), torch.from_numpy(slot_S)]
+    state_QD = state_BSD[torch.as_tensor(slot_B), torch.as_tensor(slot_S)]
     slot = scored.logprobs(state_QD, asked.at(slot_B).without(leaf_QS), batch.slate_BS[slot_B, slot_S])
-    beam_BS = scored.beam_logprobs(state_BSD[torch.from_numpy(beams), 0], asked.at(beams), batch.slate_BS[beams])
+    beam_BS = scored.beam_logprobs(state_BSD[torch.as_tensor(beams), 0], asked.at(beams), batch.slate_BS[beams])
     row_B = np.cumsum(batch.beam_B) - 1
-    beam = beam_BS[torch.from_numpy(row_B[at_B[~slot_Q]]), torch.from_numpy(at_S[~slot_Q])]
-    return torch.cat([slot, beam])[torch.from_numpy(np.argsort(np.argsort(~slot_Q, kind="stable")))]
+    beam = beam_BS[torch.as_tensor(row_B[at_B[~slot_Q]]), torch.as_tensor(at_S[~slot_Q])]
+    return torch.cat([slot, beam])[torch.as_tensor(np.argsort(np.argsort(~slot_Q, kind="stable")))]

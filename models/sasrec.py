@@ -55,8 +55,8 @@ class Sasrec(nn.Module):
 
     def loss(self, item_BL: IntArray, target_BL: IntArray) -> Tensor:
         """See NextItemModel."""
-        place = tuple(map(torch.from_numpy, target_BL.nonzero()))
-        query_PD, target_P = self._states(item_BL)[place], torch.from_numpy(target_BL[target_BL > 0])
+        place = tuple(map(torch.as_tensor, target_BL.nonzero()))
+        query_PD, target_P = self._states(item_BL)[place], torch.as_tensor(target_BL[target_BL > 0])
         return softmax_loss(query_PD, self.item, self.bias, ExtraLogits.none(), target_P, self.dtype).mean()
 
     def weighing_loss(self, item_BL: IntArray, target_B: IntArray) -> Tensor:
@@ -72,11 +72,11 @@ class Sasrec(nn.Module):
     @torch.no_grad()
     def scores(self, item_BL: IntArray) -> FloatArray:
         """See NextItemModel."""
-        scores: FloatArray = (self._states(item_BL)[:, -1] @ self.item.T + self.bias).numpy()
+        scores: FloatArray = (self._states(item_BL)[:, -1] @ self.item.T + self.bias).cpu().numpy()
         return scores
 
     def _states(self, item_BL: IntArray) -> Tensor:
-        items_BL = torch.from_numpy(item_BL)
+        items_BL = torch.as_tensor(item_BL)
         states: Tensor = self.stack(F.embedding(items_BL, self.item) * self.config.width**0.5, items_BL > 0)
         return states
 
@@ -90,7 +90,7 @@ class SasrecTrunk(Decoder):
 
     def place_states(self, vectors: Vectors, context: Context) -> Tensor:
         """See Decoder."""
-        items_BL = torch.from_numpy(context.item_BL)
+        items_BL = torch.as_tensor(context.item_BL)
         states: Tensor = self.stack(vectors.items(items_BL) * self.config.width**0.5, items_BL > 0)
         return states
 

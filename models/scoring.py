@@ -52,7 +52,7 @@ class Scored:
     vectors: Vectors
     """Of all rows that the states are made of, and of the siblings of all items that are scored."""
     trie: Trie
-    contents: Sequence[Tensor]
+    contents: Sequence[FloatArray]
     """By inner level, see `inner_contents`."""
     novelty_R: FloatArray
     successors: Successors
@@ -61,7 +61,7 @@ class Scored:
         """The codes of items on each inner level, (Q,)."""
         leaf_Q = self.trie.leaf_of_item[item_Q]
         levels = range(self.trie.levels - 1)
-        return [torch.from_numpy(self.trie.codes[level][self.trie.child_over(leaf_Q, level)].astype(np.int64)) for level in levels]
+        return [torch.as_tensor(self.trie.codes[level][self.trie.child_over(leaf_Q, level)].astype(np.int64)) for level in levels]
 
     def remembered(self, context: Context) -> Remembered:
         """What the memory of requests adds; see models/remembered.py."""
@@ -91,16 +91,16 @@ class Scored:
         product_Q, besides = torch.zeros(len(at_B)), []
         walk_BS = np.full(item_BS.shape, -1)
         walk_BS[at_B, at_S] = np.arange(len(at_B))
-        for step in self._steps(state_BD[torch.from_numpy(at_B)], asked_Q, item_Q):
+        for step in self._steps(state_BD[torch.as_tensor(at_B)], asked_Q, item_Q):
             besides.append(_beside(step, product_Q, asked_Q, walk_BS))
             product_Q = product_Q + _at(step.logprob_QC, step.at_Q)
         logprob_Q = _mixed(product_Q, asked_Q, np.ones(len(at_B), np.int32))
-        place = (torch.from_numpy(at_B), torch.from_numpy(at_S))
+        place = (torch.as_tensor(at_B), torch.as_tensor(at_S))
         logprob_BS = out_BS.index_put(place, logprob_Q)
         beside_BS = out_BS.index_put(place, torch.stack(besides, 1).logsumexp(1))
         from_here_BS = logprob_BS.flip(1).logcumsumexp(1).flip(1)
         left_BS = torch.logaddexp(from_here_BS, beside_BS.logsumexp(1, keepdim=True))
-        return torch.where(torch.from_numpy(item_BS > 0), logprob_BS - left_BS, 0.0)
+        return torch.where(torch.as_tensor(item_BS > 0), logprob_BS - left_BS, 0.0)
 
     def all_logprobs(self, state_BD: Tensor, asked: Wanted) -> Tensor:
         """Log Π p(code) of every leaf for each request, (B, F): one walk to each node. All leaves must be legal."""
@@ -110,10 +110,10 @@ class Scored:
         for level, start_N in enumerate(trie.starts):
             num_nodes = len(start_N) - 1
             of_Q, node_Q = np.repeat(np.arange(batch), num_nodes), np.tile(np.arange(num_nodes), batch)
-            prefix = [torch.from_numpy(np.tile(code_N, batch)) for code_N in codes]
-            look = self._look(state_BD[torch.from_numpy(of_Q)], asked.at(of_Q), node_Q, prefix)
+            prefix = [torch.as_tensor(np.tile(code_N, batch)) for code_N in codes]
+            look = self._look(state_BD[torch.as_tensor(of_Q)], asked.at(of_Q), node_Q, prefix)
             logprob_QC = product_BN.view(-1, 1) + look.logprob_QC
-            product_BN = logprob_QC[torch.from_numpy(look.count_QC > 0)].view(batch, -1)
+            product_BN = logprob_QC[torch.as_tensor(look.count_QC > 0)].view(batch, -1)
             if level + 1 < trie.levels:
                 codes = [*(np.repeat(code_N, np.diff(start_N)) for code_N in codes), trie.codes[level]]
         return product_BN
@@ -128,7 +128,7 @@ class Scored:
             steps.append(_Step(**vars(look), node_Q=node_Q, at_Q=child_Q - look.start_Q))
             node_Q = child_Q
             if level + 1 < trie.levels:
-                prefix.append(torch.from_numpy(trie.codes[level][child_Q]))
+                prefix.append(torch.as_tensor(trie.codes[level][child_Q]))
         return steps
 
     def _look(self, state_QD: Tensor, asked: Wanted, node_Q: IntArray, prefix: list[Tensor]) -> _Look:
@@ -137,16 +137,16 @@ class Scored:
         children = self.trie.children(node_Q if level else np.zeros(1, np.int64), level)
         count_QC = asked.legal.count(children.bound_QX)
         logits_QC = self._fit(state_QD, asked, node_Q, prefix) + self._hinted(asked, level, node_Q, children)
-        logits_QC = logits_QC / torch.from_numpy(asked.rule.temperature_B)[:, None]
-        logprob_QC = logits_QC.masked_fill(torch.from_numpy(count_QC <= 0), -torch.inf).log_softmax(1)
+        logits_QC = logits_QC / torch.as_tensor(asked.rule.temperature_B)[:, None]
+        logprob_QC = logits_QC.masked_fill(torch.as_tensor(count_QC <= 0), -torch.inf).log_softmax(1)
         return _Look(children.start_Q, logprob_QC, count_QC)
 
     def _fit(self, state_QD: Tensor, asked: Wanted, node_Q: IntArray, prefix: list[Tensor]) -> Tensor:
         """What decoder, likeness of content and novelty make of the children, (Q, C): one product for all of it."""
         level = len(prefix)
         nodes, place_P = Nodes.of(node_Q, self.trie.starts[level])
-        wish_QC = self.wishes(asked.remembered, level)[torch.from_numpy(asked.of_Q)]
-        bonus_Q1, value_Q1 = (torch.from_numpy(rule_B)[:, None] for rule_B in (asked.rule.bonus_B, asked.rule.value_B))
+        wish_QC = self.wishes(asked.remembered, level)[torch.as_tensor(asked.of_Q)]
+        bonus_Q1, value_Q1 = (torch.as_tensor(rule_B)[:, None] for rule_B in (asked.rule.bonus_B, asked.rule.value_B))
         # what the value head says is what rewards taught it: no other loss moves it
         query_QD = self.decoder.query(state_QD, prefix) + value_Q1 * self.decoder.value(state_QD).detach()
         told = torch.cat([query_QD, wish_QC, bonus_Q1, value_Q1, torch.ones_like(bonus_Q1)], 1)
@@ -155,14 +155,14 @@ class Scored:
     def _children(self, level: int, place_P: IntArray) -> Tensor:
         """What the children at these places are asked by, side by side: vector, content, novelty (of leaves), value, bias."""
         if level + 1 < self.trie.levels:
-            code_P = torch.from_numpy(self.trie.codes[level][place_P])
-            vector_PD, content_PC = self.vectors.code_VD[level][code_P], self.contents[level][torch.from_numpy(place_P)]
+            code_P = torch.as_tensor(self.trie.codes[level][place_P])
+            vector_PD, content_PC = self.vectors.code_VD[level][code_P], torch.as_tensor(self.contents[level][place_P])
             novelty_P, bias_P = torch.zeros(len(place_P)), self.decoder.code_bias[level][code_P]
             value_P = self.decoder.code_value[level].detach()[code_P]
         else:
-            row_P = torch.from_numpy(self.trie.item_of_leaf[place_P].astype(np.int64))
+            row_P = torch.as_tensor(self.trie.item_of_leaf[place_P].astype(np.int64))
             vector_PD, content_PC = self.vectors.leaves(row_P), self.decoder.content_RC[row_P]
-            novelty_P, bias_P = torch.from_numpy(self.novelty_R)[row_P], self.decoder.leaf_bias[row_P]
+            novelty_P, bias_P = torch.as_tensor(self.novelty_R[self.trie.item_of_leaf[place_P]]), self.decoder.leaf_bias[row_P]
             value_P = self.decoder.value_bias[row_P]
         return torch.cat([vector_PD, content_PC, novelty_P[:, None], value_P[:, None], bias_P[:, None]], 1)
 
@@ -173,27 +173,26 @@ class Scored:
         node_W, start_W = (node_Q, children.start_Q) if level else (0 * of_W, 0 * of_W)
         hits = remembered.hits(level, of_W, node_W, np.broadcast_to(start_W, len(of_W)))
         (what_H, kind_H, age_H), strength_H = remembered.numbers(hits)
-        weight_H = self.decoder.hint_logits()[torch.from_numpy(what_H), level, torch.from_numpy(kind_H), torch.from_numpy(age_H)]
-        place = (torch.from_numpy(hits.walk_H), torch.from_numpy(hits.child_H))
-        hinted_WC = torch.zeros(len(of_W), width).index_put(place, weight_H * torch.from_numpy(strength_H), accumulate=True)
-        return hinted_WC if level else hinted_WC[torch.from_numpy(asked.of_Q)]
+        weight_H = self.decoder.hint_logits()[torch.as_tensor(what_H), level, torch.as_tensor(kind_H), torch.as_tensor(age_H)]
+        place = (torch.as_tensor(hits.walk_H), torch.as_tensor(hits.child_H))
+        hinted_WC = torch.zeros(len(of_W), width).index_put(place, weight_H * torch.as_tensor(strength_H), accumulate=True)
+        return hinted_WC if level else hinted_WC[torch.as_tensor(asked.of_Q)]
 
     def wishes(self, remembered: Remembered, level: int) -> Tensor:
         """The content that each request's memory asks for, (B, content): that of its rows, each times its `match`."""
-        kind_BL, age_L = torch.from_numpy(remembered.kind_BL), torch.from_numpy(remembered.age_L)
+        kind_BL, age_L = torch.as_tensor(remembered.kind_BL), torch.as_tensor(remembered.age_L)
         weight_BL = self.decoder.match_logits()[level][kind_BL, age_L.expand_as(kind_BL)]
-        content_BLC = F.embedding(torch.from_numpy(remembered.item_BL), self.decoder.content_RC)
+        content_BLC = F.embedding(torch.as_tensor(remembered.item_BL), self.decoder.content_RC)
         return (weight_BL[:, None] @ content_BLC)[:, 0]
 
 
-def inner_contents(trie: Trie, content_RC: Tensor) -> list[Tensor]:
+def inner_contents(trie: Trie, content_RC: Tensor) -> list[FloatArray]:
     """What `Scored.contents` holds: changes only with the tree and with what is known of its items."""
-    leaf_FC = content_RC.numpy()[trie.item_of_leaf]
-    return [torch.from_numpy(content_PC) for content_PC in node_contents(trie, leaf_FC)]
+    return node_contents(trie, content_RC.cpu().numpy()[trie.item_of_leaf])
 
 
 def _at(values_QC: Tensor, at_Q: IntArray) -> Tensor:
-    return values_QC.gather(1, torch.from_numpy(at_Q)[:, None])[:, 0]
+    return values_QC.gather(1, torch.as_tensor(at_Q)[:, None])[:, 0]
 
 
 def _mixed(product_A: Tensor, asked: Wanted, count_A: IntArray | CountArray) -> Tensor:
@@ -202,7 +201,7 @@ def _mixed(product_A: Tensor, asked: Wanted, count_A: IntArray | CountArray) -> 
     floor_A, total_A = asked.rule.floor_B.reshape(shape), np.maximum(asked.legal.total(), 1).reshape(shape)
     with np.errstate(divide="ignore"):
         even_A = np.log(floor_A / total_A * count_A).astype(np.float32)
-    return torch.logaddexp(torch.from_numpy(np.log1p(-floor_A)) + product_A, torch.from_numpy(even_A))
+    return torch.logaddexp(torch.as_tensor(np.log1p(-floor_A)) + product_A, torch.as_tensor(even_A))
 
 
 def _beside(step: _Step, product_Q: Tensor, asked: Wanted, walk_BS: IntArray) -> Tensor:
@@ -214,7 +213,7 @@ def _beside(step: _Step, product_Q: Tensor, asked: Wanted, walk_BS: IntArray) ->
     beside_QC[walk_BS[at_B, at_S], step.at_Q[walk_BS[at_B, other_S]]] = False
     is_first_BS = same_BSS.argmax(2) == np.arange(walk_BS.shape[1])
     beside_QC[walk_BS[~is_first_BS & (walk_BS >= 0)]] = False
-    mask_QC = torch.from_numpy(beside_QC)
+    mask_QC = torch.as_tensor(beside_QC)
     product_QC = product_Q[:, None] + step.logprob_QC.masked_fill(~mask_QC, 0)
     chance_QC = _mixed(product_QC, asked, np.maximum(step.count_QC, 1))
     return chance_QC.masked_fill(~mask_QC, NEVER).logsumexp(1)

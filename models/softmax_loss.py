@@ -63,7 +63,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         grad_bias_R, grad_value_X = torch.zeros_like(bias_R), torch.zeros_like(value_X)
         query_PD, row_RD, bias_R = query_PD.to(dtype), row_RD.to(dtype), bias_R.to(dtype)
         starts = range(0, len(query_PD), PART)
-        bounds = torch.searchsorted(position_X.contiguous(), torch.tensor([*starts, len(query_PD)])).tolist()
+        bounds = torch.searchsorted(position_X.contiguous(), torch.arange(0, len(query_PD) + PART, PART)).cpu().tolist()
         for part, first in enumerate(starts):
             now = slice(first, first + PART)
             added = slice(bounds[part], bounds[part + 1])

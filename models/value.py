@@ -18,7 +18,7 @@ SHRINK = 2.0
 
 def record(kind_BL: IntArray, num_kinds: int) -> Tensor:
     """How often the context holds each kind of row: as a share, and as log(1 + count), (B, 2 K); blank rows (kind 0) do not count."""
-    count_BK = F.one_hot(torch.from_numpy(kind_BL), num_kinds).sum(1).float()
+    count_BK = F.one_hot(torch.as_tensor(kind_BL), num_kinds).sum(1).float()
     count_BK[:, 0] = 0
     return torch.cat([count_BK / (count_BK.sum(1, keepdim=True) + SHRINK), count_BK.log1p()], 1)
 

@@ -56,7 +56,7 @@ class LiveModel:
         self.exposures_R, self.followed = exposures_R, followed
         self._frozen: Successors | None = None
         self._shelf: Shelf | None = None
-        self._contents: list[Tensor] = []
+        self._contents: list[FloatArray] = []
         self._set_vocabulary()
 
     @staticmethod

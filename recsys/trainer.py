@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.device import Device
 from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
 from recsys.features import BatchMaker, Lesson, Shelf, followed
 from recsys.guard import GuardConfig, update_refused
@@ -68,6 +69,7 @@ class TrainerConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
+    device: Device = field(default_factory=Device)
 
     def __post_init__(self) -> None:
         limits = {"lr": (1e-8, 1), "passes": (1, 100), "trunk_share": (0, 1), "successors_keep": (0, 1), "user_cap": (1, 1_000_000)}
@@ -98,6 +100,7 @@ class Trainer:
     """Weights and optimizer of one live model."""
 
     def __init__(self, config: TrainerConfig, model: LiveModel, seeds: Seeds) -> None:
+        config.device.require()
         self.config, self.model, self.seeds = config, model, seeds
         self.optimizer = self._new_optimizer(config.lr)
 
@@ -118,14 +121,15 @@ class Trainer:
         optimizer, decoder = self._new_optimizer(config.lr), self.model.decoder
         parts = [part for _ in range(config.epochs) for part in _batches(lessons, config.batch, random)]
         decoder.train()
-        for step, part in enumerate(parts):
-            if step * 10 // len(parts) != (step - 1) * 10 // len(parts):
-                LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
-            terms = self._step(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
-            if step * config.epochs < len(parts):  # each exposure is told of once
-                decoder.correct(*terms.surprise.of(len(part)), self.config.value_spread)
+        with self.config.device.visit(decoder):
+            for step, part in enumerate(parts):
+                if step * 10 // len(parts) != (step - 1) * 10 // len(parts):
+                    LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
+                terms = self._step(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
+                if step * config.epochs < len(parts):  # each exposure is told of once
+                    decoder.correct(*terms.surprise.of(len(part)), self.config.value_spread)
         decoder.eval()
         self.optimizer = self._new_optimizer(self.config.lr)
         self.model.count(*followed(lessons, self.model.vocabulary), 1.0)
@@ -136,6 +140,25 @@ class Trainer:
 
         `num_rows` are the item rows that each lesson's version knew.
         """
+        with self.config.device.visit(self.model.decoder, self.optimizer):
+            return self._update(fresh, replayed, num_rows, minute)
+
+    def arrays(self) -> Arrays:
+        """The optimizer's state, for a checkpoint."""
+        state = self.optimizer.state_dict()["state"]
+        return {f"{at}.{name}": value.numpy() for at, values in state.items() for name, value in values.items()}
+
+    def load(self, arrays: Arrays) -> None:
+        """Take the optimizer's state from a checkpoint."""
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, array in arrays.items():
+            at, _, name = key.partition(".")
+            state.setdefault(int(at), {})[name] = torch.from_numpy(array.copy())
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def _update(
+        self, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int
+    ) -> tuple[Terms, str | None]:
         chosen = [*fresh, *replayed]
         parameters = _parameters(self.optimizer)
         before = [parameter.detach().clone() for parameter in parameters]
@@ -151,19 +174,6 @@ class Trainer:
             self.model.decoder.correct(*terms.surprise.of(len(fresh)), self.config.value_spread)
             self.model.count(*followed([lesson for lesson in fresh if lesson.own], self.model.vocabulary), self.config.successors_keep)
         return terms, reason
-
-    def arrays(self) -> Arrays:
-        """The optimizer's state, for a checkpoint."""
-        state = self.optimizer.state_dict()["state"]
-        return {f"{at}.{name}": value.numpy() for at, values in state.items() for name, value in values.items()}
-
-    def load(self, arrays: Arrays) -> None:
-        """Take the optimizer's state from a checkpoint."""
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, array in arrays.items():
-            at, _, name = key.partition(".")
-            state.setdefault(int(at), {})[name] = torch.from_numpy(array.copy())
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def _steps(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> Terms:
         offsets = [lesson.decision.items_offset for lesson in chosen if lesson.own]

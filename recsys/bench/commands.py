@@ -140,14 +140,16 @@ def train(
     rectools_python: Annotated[Path | None, typer.Option(help="The interpreter of an environment with RecTools (see README).")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps timed of each.")] = 40,
     seed: Seed = 0,
+    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Sequences learned a second beside RecTools' SASRec, and the share of this machine's matrix-multiply peak."""
     started = time.perf_counter()
-    sizes = TrainBench(steps=steps, seed=seed)
+    config = with_settings(RankConfig(), settings or [])
+    sizes = TrainBench(steps=steps, seed=seed, device=config.device)
     by_user = load_sequences(sequences).by_user if sequences else synthetic_sequences(20_000, 12_000, seed)
     split = Split.of([numbers + 1 for numbers in by_user], 1 + max(int(numbers.max()) for numbers in by_user) + 1)
-    config = with_settings(RankConfig(), [f"{model}.{setting}" for model in ("decoder", "sasrec") for setting in sizes.settings()])
+    config = with_settings(config, [f"{model}.{setting}" for model in ("decoder", "sasrec") for setting in sizes.settings()])
     task = Task(split, torch.randn(split.num_rows, config.content_dim, generator=torch.Generator().manual_seed(seed)).numpy())
     engines: dict[str, NextItemModel] = {}
     for dtype in ("float32", "bfloat16"):

@@ -190,7 +190,7 @@ def chances(model: LiveModel, given: Sequence[Lesson]) -> FloatArray:
     config, shelf = model.decoder.config, model.shelf(model.catalogue.next_offset)
     batch = BatchMaker(model.catalogue, shelf, config.rows_read, config.features).batch(given, [model.num_rows] * len(given))
     scored = model.scored(shelf, batch)
-    state_BSD = model.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
+    state_BSD = model.decoder.states(scored.vectors, batch.context, torch.as_tensor(batch.slate_BS))
     chance_Q: FloatArray = shown_values(scored, batch, state_BSD)[0].sigmoid().numpy()
     return chance_Q
 

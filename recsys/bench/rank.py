@@ -17,6 +17,7 @@ import torch
 
 from models.content import ContentRule, FloatArray, ItemText, first_vectors
 from models.decoder import Decoder, DecoderConfig
+from models.device import Device
 from models.next_item import FitConfig, NextItemModel, fit, right_aligned, weigh
 from models.next_item_decoder import NUM_KINDS, NextItemDecoder, settle
 from models.sasrec import Sasrec, SasrecConfig
@@ -48,6 +49,8 @@ class RankConfig:
     sasrec: SasrecConfig = field(default_factory=SasrecConfig)
     dtype: str = "bfloat16"
     """Of the products over the whole catalogue while training."""
+    device: Device = field(default_factory=Device)
+    """Where training is; what is reported of a trained model is computed on the CPU."""
     held_out: float = 0.05
     """Share of the items that the cold test keeps out of training altogether."""
 
@@ -111,7 +114,7 @@ def sasrec_maker(config: RankConfig) -> Maker:
     return made
 
 
-def trained(maker: Maker, task: Task, config: FitConfig, seed: int) -> tuple[NextItemModel, dict[str, float]]:
+def trained(maker: Maker, task: Task, config: RankConfig, seed: int) -> tuple[NextItemModel, dict[str, float]]:
     """A model of this kind, trained to its best epoch on the validation items and weighed on them; and what it took."""
     forget_peak()
     begun = time.perf_counter()
@@ -122,12 +125,13 @@ def trained(maker: Maker, task: Task, config: FitConfig, seed: int) -> tuple[Nex
     def validate() -> float:
         return ndcg(rank(scores_of(model), histories, targets).all_U, 10)
 
-    fitted = fit(model, split.train, config, seed, validate)
-    weigh(model, split.train, split.valid, seed)
-    took = {"epochs": float(fitted.best_epoch)}
-    if isinstance(model, NextItemDecoder):
-        took["kappa"] = settle(model, split.counts(), validate)
+    with config.device.visit(model.module):
+        fitted = fit(model, split.train, config.fit, seed, validate)
         weigh(model, split.train, split.valid, seed)
+        took = {"epochs": float(fitted.best_epoch)}
+        if isinstance(model, NextItemDecoder):
+            took["kappa"] = settle(model, split.counts(), validate)
+            weigh(model, split.train, split.valid, seed)
     took |= {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb()}
     return model, took | {"valid_ndcg_at_10": fitted.best, "sequences_per_s": fitted.sequences_per_s}
 
@@ -159,7 +163,7 @@ def bench_rank(
         report(name, seeds[0], scores, {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb()})
     for seed in seeds:
         for name, maker in makers.items():
-            model, took = trained(maker, task, config.fit, seed)
+            model, took = trained(maker, task, config, seed)
             report(name, seed, scores_of(model), took)
     return {"rows": rows, "cold": cold, "targets": len(task.split.test), "items": len(items), "config": asdict(config)}
 

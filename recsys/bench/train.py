@@ -5,7 +5,7 @@ All train the next item at every place, over the whole catalogue, at equal width
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.device import Device
 from models.next_item import FitConfig, NextItemModel, Windows, learn, optimizer_of
 from models.trie import IntArray
 from recsys.bench.machine import matmul_peak_gflops
@@ -35,6 +36,8 @@ class TrainBench:
     batch: int = 128
     steps: int = 40
     seed: int = 0
+    device: Device = field(default_factory=Device)
+    """Of our engines."""
 
     def settings(self) -> list[str]:
         """As settings of a model's configuration."""
@@ -55,8 +58,13 @@ def bench_train(sequences: Sequence[IntArray], models: dict[str, NextItemModel],
 
     Without `python`, an interpreter with RecTools, its row and the ratio are null.
     """
-    rows: list[dict[str, Any]] = [{"engine": name} | timed_steps(model, sequences, sizes) for name, model in models.items()]
+    rows: list[dict[str, Any]] = []
+    for name, model in models.items():
+        with sizes.device.visit(model.module):
+            rows.append({"engine": name} | timed_steps(model, sequences, sizes))
     first = next(iter(models.values()))
+    with sizes.device.visit(first.module):
+        shares = matmul_share(first, sequences, sizes)
     foreign = None
     if python is not None:
         job = RecToolsJob(
@@ -69,7 +77,7 @@ def bench_train(sequences: Sequence[IntArray], models: dict[str, NextItemModel],
     return {
         "rows": rows,
         "ratio_to_rectools": ours / theirs if theirs else None,
-        **matmul_share(first, sequences, sizes),
+        **shares,
         "sequences": len(sequences),
     }
 
@@ -104,7 +112,7 @@ def matmul_share(model: NextItemModel, sequences: Sequence[IntArray], sizes: Tra
     for batch in batches[3:]:
         learn(model, optimizer, config, 4, *batch)
     seconds = time.perf_counter() - begun
-    peak = matmul_peak_gflops(torch.float32)
+    peak = matmul_peak_gflops(torch.float32, size=1536 if sizes.device.name == "cpu" else 8192)
     reached = counted.get_total_flops() / seconds / 1e9
     with profile(activities=[ProfilerActivity.CPU]) as watched:
         for batch in batches[3:]:

@@ -40,7 +40,7 @@ def bench_unseen(items: Sequence[ItemText], sequences: Sequence[IntArray], confi
     content = ContentRule.fitted(ordered[:known], config.content_dim).vectors(ordered)
     content_RC = np.concatenate([np.zeros((1, config.content_dim), np.float32), content])
     task = Task(Split.of([rows[rows <= known] for rows in seen], known + 1), content_RC[: known + 1])
-    model, _ = trained(decoder_maker(config), task, config.fit, seed)
+    model, _ = trained(decoder_maker(config), task, config, seed)
     assert isinstance(model, NextItemDecoder)
     model = model.with_items(content[known:])
 
@@ -49,12 +49,13 @@ def bench_unseen(items: Sequence[ItemText], sequences: Sequence[IntArray], confi
     tested = [rows for rows in users if len(rows) >= 3 and rows[-1] > known]
     histories, targets = [rows[:-1] for rows in tested], np.array([rows[-1] for rows in tested], np.int64)
     cold = [hits(name, seed, 0, rank(count(grown), histories, targets).all_U) for name, count in contenders.items()]
-    return {"cold": cold, "slates": slate_rows(model, task.split, [rows for rows in users if len(rows) >= FEWEST], seed)}
+    with config.device.visit(model.module):
+        fit_slates(model, task.split.train, seed, num_slots=SLATE, later=TARGETS)
+    return {"cold": cold, "slates": slate_rows(model, [rows for rows in users if len(rows) >= FEWEST], seed)}
 
 
-def slate_rows(model: NextItemDecoder, split: Split, users: Sequence[IntArray], seed: int) -> list[dict[str, Any]]:
+def slate_rows(model: NextItemDecoder, users: Sequence[IntArray], seed: int) -> list[dict[str, Any]]:
     """NDCG at ten of greedy slates against what came next: drawn slot by slot, and the ten likeliest of the first slot."""
-    fit_slates(model, split.train, seed, num_slots=SLATE, later=TARGETS)
     histories, target_UT = [rows[:-TARGETS] for rows in users], np.array([rows[-TARGETS:] for rows in users])
     ways: dict[str, Callable[[Sequence[IntArray]], IntArray]] = {
         "autoregressive": _slot_by_slot(model),
