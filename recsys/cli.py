@@ -39,6 +39,7 @@ from recsys.log_commands import log as log_commands
 from recsys.log_commands import rollback
 from recsys.loop import SCENES, Loop, Stage, write_history
 from recsys.options import (
+    AcceptGap,
     AsJson,
     LogUrl,
     Partitions,
@@ -77,7 +78,7 @@ app.command()(rollback)
 LOG = logging.getLogger("recsys")
 REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy)
 """What a user can put right: exit status 2."""
-FAILURES = (LogUnavailable, OffsetGone, OSError, TooMuchQuarantined)
+FAILURES = (LogUnavailable, OSError, TooMuchQuarantined)
 """What failed around us: exit status 1."""
 
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the configuration and stop.")]
@@ -90,6 +91,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
         _stop(error.exit_code, error.format_message() or "name a command")
+    except OffsetGone as error:
+        _stop(1, f"{error}. With --accept-gap serve and learn go on there where events are gone, log archive always")
     except REFUSALS as error:
         _stop(2, error)
     except FAILURES as error:
@@ -154,6 +157,7 @@ def serve(
     preset: Preset = "standard",
     settings: Settings = None,
     partitions: Partitions = 4,
+    accept_gap: AcceptGap = False,
     print_config: PrintConfig = False,
 ) -> None:
     """Serve recommendations over gRPC from the published versions; events and decisions go into the log."""
@@ -169,6 +173,7 @@ def serve(
         seed=seed,
         access=_access(),
         token_keys=keys,
+        accept_gap=accept_gap,
     )
     server, snapshots = server_of(config, place)
     port = server.start()
@@ -185,13 +190,15 @@ def learn(
     preset: Preset = "standard",
     settings: Settings = None,
     partitions: Partitions = 4,
+    accept_gap: AcceptGap = False,
     print_config: PrintConfig = False,
 ) -> None:
     """Learn from the log, minute by minute, and publish a version each time."""
     config = configured(preset, settings)
     if print_config:
         return _print_config(config)
-    place = Place(log=opened(log, partitions=partitions), items_log=opened(log, ITEMS_SUFFIX), state_dir=state, seed=seed)
+    logs = opened(log, partitions=partitions), opened(log, ITEMS_SUFFIX)
+    place = Place(log=logs[0], items_log=logs[1], state_dir=state, seed=seed, accept_gap=accept_gap)
     run([LearnerProcess(config, place)], stop_on_signals(), interval_s=0.05)
     return None
 

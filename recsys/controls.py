@@ -9,18 +9,20 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from streaming.events import Control, UnreadableRecord, decode
+from streaming.events import Control, UnreadableRecord, decode, encode
+from streaming.gaps import Gap
 from streaming.joiner import Asked, Example, JoinConfig
-from streaming.log import EventLog
+from streaming.log import Entry, EventLog, OffsetGone
 from streaming.quarantine import ACCEPT, REQUEUE, Place, named
 
 LOG = logging.getLogger(__name__)
 
 CONTROL_PARTITION = 0
 ROLLBACK = "rollback"
+ACCEPT_GAP = "accept_gap"
 
 
 class Span(NamedTuple):
@@ -51,6 +53,26 @@ class Rollback:
             return Rollback(int(control.arguments["version"]), spans)
         except (ValueError, TypeError) as error:
             raise ValueError(f"a rollback that can't be read: {error!r}") from None
+
+
+@dataclass(frozen=True)
+class AcceptedGap:
+    """The learner of `variant` goes on without the records of `gap`, which the log did not hold any more when it came there."""
+
+    variant: str
+    gap: Gap
+
+    def control(self, event_time_ms: int) -> Control:
+        """As a record."""
+        return Control(kind=ACCEPT_GAP, event_time_ms=event_time_ms, arguments={"variant": self.variant, "gap": json.dumps(self.gap)})
+
+    @staticmethod
+    def of(control: Control) -> "AcceptedGap":
+        """What a record says. ValueError when it says something else."""
+        try:
+            return AcceptedGap(control.arguments["variant"], Gap(*map(int, json.loads(control.arguments["gap"]))))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"an accepted gap that can't be read: {error!r}") from None
 
 
 @dataclass(frozen=True)
@@ -114,16 +136,36 @@ class Controls:
             self._waiting.append(Due(minute, Rollback.of(asked.control)))
         elif asked.control.kind in (REQUEUE, ACCEPT):
             self.settled |= named(asked.control)
+        elif asked.control.kind == ACCEPT_GAP:
+            AcceptedGap.of(asked.control)  # known since the start
 
 
-def versions_gone_back_to(log: EventLog, offset: int) -> frozenset[int]:
-    """The versions that rollbacks from `offset` on name: who reads on needs their checkpoints."""
-    versions = set()
+@dataclass
+class Foreseen:
+    """What Controls further on in the log say that must be known before they are come to."""
+
+    versions: set[int] = field(default_factory=set)
+    """That rollbacks go back to: who reads on needs their checkpoints."""
+    gaps: list[Gap] = field(default_factory=list)
+    """That the learner of this variant passed."""
+
+
+def foreseen(log: EventLog, variant: str, offset: int = 0) -> Foreseen:
+    """What the Controls from `offset` on say; those that can't be read are told of when they are come to."""
+    found = Foreseen()
     for control in _controls(log, offset):
-        if control.kind == ROLLBACK:
-            with contextlib.suppress(ValueError):  # told of when it is read
-                versions.add(Rollback.of(control).version)
-    return frozenset(versions)
+        with contextlib.suppress(ValueError):
+            if control.kind == ROLLBACK:
+                found.versions.add(Rollback.of(control).version)
+            elif control.kind == ACCEPT_GAP and (accepted := AcceptedGap.of(control)).variant == variant:
+                found.gaps.append(accepted.gap)
+    return found
+
+
+def accept_gap(log: EventLog, variant: str, gone: OffsetGone, now_ms: int) -> None:
+    """Write down that a learner goes on behind what is gone, so that every replay does."""
+    accepted = AcceptedGap(variant, Gap(gone.partition, gone.offset, gone.begin_offset))
+    log.append([Entry(b"", encode(accepted.control(now_ms), now_ms), CONTROL_PARTITION)])
 
 
 def settled_later(log: EventLog, offset: int) -> frozenset[Place]:

@@ -68,10 +68,11 @@ class Engine:
         mint: TokenMint,
         spool: Spool | None = None,
         known: tuple[Memory, Ledger] | None = None,
+        accept_gap: bool = False,
     ) -> None:
         """Begins with the log away too. Without a `spool` no request is answered while it is.
 
-        `known`: what the log says up to the offsets in it; it is read on from there.
+        `known`: what the log says up to the offsets in it; it is read on from there. OffsetGone when that is gone, unless `accept_gap`.
         """
         self.config, self.experiment, self.identity, self.clock = config, experiment, identity, clock
         self._mint = mint
@@ -80,7 +81,7 @@ class Engine:
         self._cold = UniformPolicy()
         self._degraded: dict[str, Degraded] = {}
         self.memory, self._ledger = known or (Memory(memory, log.num_partitions), Ledger(config.token_lifetime_ms))
-        self._journal = Journal(log, items_log, self.memory, self._ledger, spool)
+        self._journal = Journal(log, items_log, self.memory, self._ledger, spool, accept_gap=accept_gap)
         self._lock = self._journal.lock
         self.catalogue = self._journal.catalogue
 

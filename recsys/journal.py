@@ -14,7 +14,7 @@ from recsys.ledger import Ledger
 from recsys.memory import Memory
 from recsys.spool import Spool
 from streaming.events import Tick, UnreadableRecord, decode, encode
-from streaming.log import Entry, EventLog, LogUnavailable, Position
+from streaming.log import Entry, EventLog, LogUnavailable, OffsetGone, Position
 
 LOG = logging.getLogger(__name__)
 
@@ -25,13 +25,23 @@ BATCH = 1000
 class Journal:
     """Memory, catalogue and ledger as of what was applied. All but `catch_up` and `tick` want `lock` held; these take it in turns.
 
-    It begins with the log away too. Without a `spool` no Decision can be kept while it is.
+    It begins with the log away too. Without a `spool` no Decision can be kept while it is. OffsetGone when the log holds no more
+    what memory needs next; with `accept_gap` users are known from there on.
     """
 
-    def __init__(self, log: EventLog, items_log: EventLog, memory: Memory, ledger: Ledger, spool: Spool | None = None) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        items_log: EventLog,
+        memory: Memory,
+        ledger: Ledger,
+        spool: Spool | None = None,
+        *,
+        accept_gap: bool = False,
+    ) -> None:
         self.memory, self.ledger, self.catalogue = memory, ledger, Catalogue()
         self.lock = threading.RLock()
-        self._log, self._items_log, self._spool = log, items_log, spool
+        self._log, self._items_log, self._spool, self._accept_gap = log, items_log, spool, accept_gap
         self._is_away = True
         if spool is not None:
             self._remember(spool.first(len(spool)))
@@ -64,10 +74,9 @@ class Journal:
         begins = self._log.begin_offsets()  # here and without the lock, so that nobody else waits for a log that is away
         self._items_log.end_offsets()
         with self.lock:
-            for partition, begin in enumerate(begins):
-                if begin > self.memory.next_offset[partition]:
-                    LOG.warning("partition %d: what was before offset %d is gone; users are known from there on", partition, begin)
-                    self.memory.next_offset[partition] = begin
+            for partition, (offset, begin) in enumerate(zip(self.memory.next_offset, begins, strict=True)):
+                if offset < begin:
+                    self._pass_gap(OffsetGone(self._log.name, partition, offset, begin))
         while True:
             while self._read_piece():
                 pass
@@ -79,6 +88,12 @@ class Journal:
             self._log.append(waiting)
             with self.lock:
                 self._spool.drop(len(waiting))
+
+    def _pass_gap(self, gone: OffsetGone) -> None:
+        if not self._accept_gap:
+            raise gone
+        LOG.warning("users are known from there on: %s", gone)
+        self.memory.next_offset[gone.partition] = gone.begin_offset
 
     def tick(self, now_ms: int) -> None:
         """Tell every partition what time it is, and catch up first when the log was away. LogUnavailable. In one thread at a time."""

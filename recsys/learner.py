@@ -8,7 +8,7 @@ item is in the second publish after its arrival at the latest.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from recsys import publisher
 from recsys.blobs import below, under
 from recsys.catalogue import Catalogue
 from recsys.checkpoint import Checkpoint
-from recsys.controls import CONTROL_PARTITION, Controls, Rollback, settled_later, versions_gone_back_to
+from recsys.controls import CONTROL_PARTITION, Controls, Rollback, accept_gap, foreseen, settled_later
 from recsys.features import Lesson, imported_lessons, lessons, neighbours
 from recsys.guard import TooMuchQuarantined, check_quarantine
 from recsys.learner_config import LearnerConfig
@@ -34,8 +34,9 @@ from recsys.saver import Saver
 from recsys.trainer import Seeds, Trainer
 from recsys.version_store import VersionStore
 from streaming.clock import Clock
+from streaming.gaps import Gapped
 from streaming.joiner import Bucket, Example, JoinConfig, Joiner
-from streaming.log import EventLog
+from streaming.log import EventLog, OffsetGone
 from streaming.partition_join import memory_needed
 
 LOG = logging.getLogger(__name__)
@@ -63,13 +64,15 @@ class Learner:
         saver: Saver | None = None,
         save_every: int = 1,
         last_version: int | None = None,
+        accept_gap: bool = False,
     ) -> None:
         """Without a `saver` all waits for the disk: a version is there when the step that made it has ended.
 
+        `accept_gap`: what the log no longer holds when it is come to is passed, and a Control says so; else OffsetGone stops it.
         For a replay, which nobody serves: `save_every`, versions between two checkpoints and publishes; `last_version` of all.
         """
         self.config, self.join, self.seeds, self.clock = config, join, seeds, clock
-        self._model_config, self._memory_config, self._log = model, memory, log
+        self._model_config, self._memory_config, self._accept_gap = model, memory, accept_gap
         self._save_every, self._last_version = save_every, last_version
         self.directory = state_dir / join.variant
         self.stats = LearnerStats()
@@ -91,7 +94,7 @@ class Learner:
         """Own Examples in the weights."""
         with ExitStack() as undo:
             undo.callback(self.versions.close)
-            self._restore()
+            self._restore(log)
             undo.pop_all()
 
     # The loop --------------------------------------------------------------------------------------------------------
@@ -141,11 +144,25 @@ class Learner:
     def _read(self) -> None:
         self._let_go()
         for partition in range(self._log.num_partitions):
-            records = self._log.read(partition, self.joiner.next_offset(partition), READ_RECORDS)
+            try:
+                records = self._log.read(partition, self.joiner.next_offset(partition), READ_RECORDS)
+            except OffsetGone as gone:
+                self._pass_gap(gone)
+                continue
             self.joiner.apply(partition, records)
             self.memory.read(records)
         self.controls.take(self.joiner.take_controls())
         self.feed.read()
+
+    def _pass_gap(self, gone: OffsetGone) -> None:
+        """Go on behind what the log no longer holds, if somebody said so, now or before."""
+        if not self._log.is_known(gone):
+            if not self._accept_gap:
+                raise gone
+            accept_gap(self._log, self.join.variant, gone, self.clock.now_ms())
+        LOG.warning("going on without what is gone: %s", gone)
+        self.joiner.pass_gap(gone.partition, gone.begin_offset)
+        self.memory.next_offset[gone.partition] = gone.begin_offset
 
     def _let_go(self) -> None:
         """Memory needs no rows that only older views would hold."""
@@ -325,20 +342,18 @@ class Learner:
         arrays = under("reservoir", self._reservoir.arrays()) | under("optimizer", trainer.arrays()) | under("memory", self.memory.arrays())
         return Checkpoint(self.policy_version, state, self.joiner.snapshot(), arrays, trainer.model.artifact({}))
 
-    def _restore(self) -> None:
+    def _restore(self, log: EventLog) -> None:
         """Go on from the newest whole checkpoint, where its offsets are; only the catalogue is read again."""
         saved = checkpoints.restore(self.directory / "checkpoints")
+        if saved is not None:
+            self._refuse_other_state(saved.state)
+            self.joiner = Joiner.restore(self.join, saved.joiner)
+        ahead = foreseen(log, self.join.variant, self.joiner.next_offset(CONTROL_PARTITION))
+        self._gone_back_to, self._log = frozenset(ahead.versions), Gapped(log, ahead.gaps)
         if saved is None:
-            self._gone_back_to = versions_gone_back_to(self._log, 0)
             return
-        state: dict[str, Any] = dict(saved.state)
-        if state.get("schema") != STATE_SCHEMA:
-            raise ValueError(f"{self.directory} has a state of schema {state.get('schema')}; this program reads {STATE_SCHEMA}")
-        if state["behavior_digest"] != self.seeds.behavior_digest or state["run_seed"] != self.seeds.run_seed:
-            raise ValueError(f"{self.directory} was made with another configuration or seed; use another --state")
-        self.joiner = Joiner.restore(self.join, saved.joiner)
-        self._gone_back_to = versions_gone_back_to(self._log, self.joiner.next_offset(CONTROL_PARTITION))
         self._refuse_other_log()
+        state = saved.state
         self.memory = Memory.of(self._memory_config, below("memory", saved.arrays))
         self.policy_version, self._next_minute = state["policy_version"], state["next_minute"]
         self._num_learned = state["num_learned"]
@@ -350,6 +365,12 @@ class Learner:
         self._trainer = self._learned(saved)
         if not publisher.is_current(self.directory, self.policy_version):
             self.versions.publish(self._version(self._trainer), self._gone_back_to)  # killed between saving and publishing
+
+    def _refuse_other_state(self, state: Mapping[str, Any]) -> None:
+        if state.get("schema") != STATE_SCHEMA:
+            raise ValueError(f"{self.directory} has a state of schema {state.get('schema')}; this program reads {STATE_SCHEMA}")
+        if state["behavior_digest"] != self.seeds.behavior_digest or state["run_seed"] != self.seeds.run_seed:
+            raise ValueError(f"{self.directory} was made with another configuration or seed; use another --state")
 
     def _learned(self, saved: Checkpoint) -> Trainer:
         """Take the lessons of a checkpoint; its weights and optimizer."""

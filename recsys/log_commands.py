@@ -7,15 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from recsys.controls import CONTROL_PARTITION
-from recsys.options import AsJson, LogUrl, Partitions, Settings, State, opened, print_figures, stop_on_signals
+from recsys.controls import CONTROL_PARTITION, foreseen
+from recsys.options import AcceptGap, AsJson, LogUrl, Partitions, Settings, State, opened, print_figures, stop_on_signals
 from recsys.presets import Preset, configured
 from recsys.processes import run
 from recsys.rollback import roll_back
 from streaming.address import ITEMS_SUFFIX
 from streaming.archive import EVENTS, ITEMS, ArchiveLog, Archiver
 from streaming.clock import SystemClock
+from streaming.gaps import Gapped
 from streaming.inspection import Inspection, inspected
+from streaming.joiner import JoinConfig
 from streaming.log import Entry, EventLog
 from streaming.quarantine import ACCEPT, Kept, fetched, naming, repaired, write_lines
 from streaming.quarantine import requeue as requeue_records
@@ -38,7 +40,7 @@ def inspect(
     """Join a whole log and print its books, how late feedback comes, what was put into quarantine, and where it stands."""
     started = time.perf_counter()
     streams = _streams(url, archive, partitions)
-    found = inspected(streams[EVENTS], streams[ITEMS], configured(preset, settings).join)
+    found = _inspected(streams, configured(preset, settings).join)
     figures = found.figures()
     for stream, quarantined in found.quarantined.items():
         for one in quarantined[-10:]:
@@ -61,7 +63,7 @@ def quarantine(
     """List the newest 1,000 records of each stream that could not be used, and why; they stay in the log where they are."""
     started = time.perf_counter()
     streams = _streams(url, archive, partitions)
-    kept = _kept(streams, inspected(streams[EVENTS], streams[ITEMS], configured(preset, settings).join))
+    kept = _kept(streams, _inspected(streams, configured(preset, settings).join))
     if export is not None:
         export.write_text(write_lines(kept))
         typer.echo(f"wrote {len(kept)} records to {export}", err=True)
@@ -81,11 +83,12 @@ def archive_(
     partitions: Partitions = 4,
     follow: Annotated[bool, typer.Option(help="Go on until SIGTERM or Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks with --follow; each may write a file.")] = 60,
+    accept_gap: AcceptGap = False,
     as_json: AsJson = False,
 ) -> None:
     """Keep both streams of a log as parquet files, for `recsys replay` and for anybody with SQL."""
     started = time.perf_counter()
-    archiver = Archiver(_streams(url, None, partitions), out)
+    archiver = Archiver(_streams(url, None, partitions), out, accept_gap=accept_gap)
     if follow:
         run([archiver], stop_on_signals(), every)
     else:
@@ -118,6 +121,12 @@ def _streams(url: str, archive: Path | None, partitions: int) -> dict[str, Event
     if archive is not None:
         return {name: ArchiveLog(archive / name) for name in (EVENTS, ITEMS)}
     return {EVENTS: opened(url, partitions=partitions), ITEMS: opened(url, ITEMS_SUFFIX)}
+
+
+def _inspected(streams: dict[str, EventLog], config: JoinConfig) -> Inspection:
+    """Without what the learner of this variant had to go on without."""
+    events = streams[EVENTS]
+    return inspected(Gapped(events, foreseen(events, config.variant).gaps), streams[ITEMS], config)
 
 
 def _put_back(lines: Path, streams: dict[str, EventLog], now_ms: int) -> None:

@@ -23,6 +23,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE
 
 LogUrl = Annotated[str, typer.Option("--log", help="sqlite:///PATH, kafka://HOST:PORT/TOPIC or memory:")]
 State = Annotated[Path, typer.Option(help="Directory of versions and checkpoints.")]
+AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on where the log does when retention has deleted what comes next.")]
 Partitions = Annotated[int, typer.Option(min=1, max=1024, help="Partitions of a new log.")]
 
 

@@ -53,6 +53,8 @@ class Place:
     seed: int = 0
     access: Access = field(default_factory=Access)
     token_keys: Sequence[bytes] = ()
+    accept_gap: bool = False
+    """Whether to go on where the log does when it does not hold any more what comes next."""
 
 
 def run(components: Sequence[Component], stop: threading.Event, interval_s: float) -> None:
@@ -89,6 +91,7 @@ def server_of(config: Config, place: Place) -> tuple[Server, Snapshots]:
         mint=TokenMint(place.token_keys or [token_key(place.state_dir)], config.engine.token_lifetime_ms),
         spool=Spool(place.state_dir / f"waiting-{config.server.name or 'decisions'}.spool", config.server.spool_max_bytes),
         known=snapshots.newest(),
+        accept_gap=place.accept_gap,
     )
     snapshots.follow(engine)
     names = [name for name, _ in config.experiment.variants]
@@ -119,6 +122,7 @@ class LearnerProcess:
                 items_log=place.items_log,
                 state_dir=place.state_dir,
                 saver=Saver(beside=True),
+                accept_gap=place.accept_gap,
             )
             LOG.info("learning into %s, from version %d on", place.state_dir, self._learner.policy_version)
         return self._learner

@@ -14,11 +14,12 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from streaming.events import Record, UnreadableRecord, decode
+from streaming.gaps import Gap, Gapped
 from streaming.log import Entry, EventLog, LogRecord, OffsetGone, Position
 
 EVENTS, ITEMS = "events", "items"
@@ -49,12 +50,20 @@ class Segment(NamedTuple):
     path: Path
 
 
-def write_archive(log: EventLog, directory: Path, *, until: Sequence[int] | None = None, max_segment_records: int = 100_000) -> int:
+def write_archive(
+    log: EventLog,
+    directory: Path,
+    *,
+    until: Sequence[int] | None = None,
+    max_segment_records: int = 100_000,
+    accept_gap: bool = False,
+) -> int:
     """Append to the stream in `directory` what `log` has beyond it; the number of records written.
 
     Stops at the offsets `until`, by partition: by default the log's end when called. It may be stopped at any moment
     and called again: a segment is there whole or not at all. One writer a stream. OffsetGone when the log no longer
-    holds what comes next; ValueError for a log with another number of partitions.
+    holds what comes next; with `accept_gap` the stream says so, and goes on behind it. ValueError for a log with another
+    number of partitions.
     """
     if max_segment_records < 1:
         raise ValueError(f"max_segment_records is {max_segment_records}; at least 1")
@@ -64,6 +73,9 @@ def write_archive(log: EventLog, directory: Path, *, until: Sequence[int] | None
     begin_offsets = log.begin_offsets()
     for partition, until_offset in enumerate(log.end_offsets() if until is None else until):
         begin_offset = ends.get(partition, begin_offsets[partition])
+        if accept_gap and begin_offset < begin_offsets[partition]:
+            _accept(directory, Gap(partition, begin_offset, begin_offsets[partition]))
+            begin_offset = begin_offsets[partition]
         for records in _runs(log, partition, begin_offset, until_offset, max_segment_records):
             _write_segment(directory, records)
             num_written += len(records)
@@ -73,27 +85,34 @@ def write_archive(log: EventLog, directory: Path, *, until: Sequence[int] | None
 class Archiver:
     """A component that keeps the streams of a log in the folders of one directory, by name."""
 
-    def __init__(self, streams: Mapping[str, EventLog], directory: Path) -> None:
-        self._streams, self._directory = streams, directory
+    def __init__(self, streams: Mapping[str, EventLog], directory: Path, *, accept_gap: bool = False) -> None:
+        self._streams, self._directory, self._accept_gap = streams, directory, accept_gap
         self.num_written = dict.fromkeys(streams, 0)
 
     def step(self) -> None:
         """Write what has come since."""
         for name, log in self._streams.items():
-            self.num_written[name] += write_archive(log, self._directory / name)
+            self.num_written[name] += write_archive(log, self._directory / name, accept_gap=self._accept_gap)
 
     def close(self) -> None:
         """Nothing is held: what was written is there."""
 
 
-class ArchiveLog:
+class ArchiveLog(Gapped):
     """The stream in `directory` as a read-only EventLog, as it stood when opened.
 
     ValueError when there is no stream or its segments overlap. Holds the last segment read of each partition in memory.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.num_partitions = _num_partitions(directory)
+        super().__init__(_Segments(directory), _gaps(directory))
+
+
+class _Segments:
+    """What `ArchiveLog` says, blind to gaps."""
+
+    def __init__(self, directory: Path) -> None:
+        self.name, self.num_partitions = str(directory), _num_partitions(directory)
         self._segments: list[list[Segment]] = [[] for _ in range(self.num_partitions)]
         for segment in _segments(directory):
             before = self._segments[segment.partition]
@@ -111,7 +130,7 @@ class ArchiveLog:
         """See EventLog."""
         segments = self._segments[partition]
         if segments and offset < segments[0].first_offset:
-            raise OffsetGone(partition, offset, segments[0].first_offset)
+            raise OffsetGone(self.name, partition, offset, segments[0].first_offset)
         records: list[LogRecord] = []
         start = bisect.bisect_left(segments, offset, key=lambda segment: segment.last_offset)
         for segment in segments[start:]:
@@ -208,10 +227,28 @@ def _segments(directory: Path) -> list[Segment]:
 
 
 def _num_partitions(directory: Path) -> int:
+    return int(_stream(directory)["num_partitions"])
+
+
+def _gaps(directory: Path) -> list[Gap]:
+    return [Gap(*gap) for gap in _stream(directory).get("gaps", ())]
+
+
+def _accept(directory: Path, gap: Gap) -> None:
+    _write_stream(directory, {"num_partitions": _num_partitions(directory), "gaps": [*_gaps(directory), gap]})
+
+
+def _stream(directory: Path) -> dict[str, Any]:
     try:
-        return int(json.loads((directory / STREAM_FILE).read_text())["num_partitions"])
+        said: dict[str, Any] = json.loads((directory / STREAM_FILE).read_text())
     except FileNotFoundError:
         raise ValueError(f"{directory} holds no archived stream: it has no {STREAM_FILE}") from None
+    return said
+
+
+def _write_stream(directory: Path, said: dict[str, Any]) -> None:
+    with _replacing(directory / STREAM_FILE) as file:
+        file.write(json.dumps(said).encode())
 
 
 def _open_stream(directory: Path, num_partitions: int) -> None:
@@ -219,8 +256,7 @@ def _open_stream(directory: Path, num_partitions: int) -> None:
     for left_behind in directory.glob("*.tmp"):
         left_behind.unlink()
     if not (directory / STREAM_FILE).exists():
-        with _replacing(directory / STREAM_FILE) as file:
-            file.write(json.dumps({"num_partitions": num_partitions}).encode())
+        _write_stream(directory, {"num_partitions": num_partitions})
     stored = _num_partitions(directory)
     if stored != num_partitions:
         raise ValueError(f"{directory} has {stored} partitions and the log {num_partitions}")

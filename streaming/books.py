@@ -14,9 +14,9 @@ MAX_DETAIL = 200
 
 _SHARED = ("late", "foreign", "quarantined")
 _FATES = {
-    "decision": ("trained", "unexposed", "stale", *_SHARED),
-    "feedback": ("joined", "unexposed", "duplicate", "orphan", "forged", *_SHARED),
-    "exposure": ("joined", "orphan", "forged", *_SHARED),
+    "decision": ("trained", "unexposed", "stale", "gap", *_SHARED),
+    "feedback": ("joined", "unexposed", "duplicate", "orphan", "forged", "gap", *_SHARED),
+    "exposure": ("joined", "orphan", "forged", "gap", *_SHARED),
     "interaction": ("quarantined",),
     "tick": ("quarantined",),
 }
@@ -42,6 +42,7 @@ class Ledger:
         self.slots_repeated = 0
         self.taught = 0
         self.copies = 0
+        self.never_read = 0
         self.reasons: dict[str, int] = {}
         self.quarantined: deque[Quarantined] = deque(maxlen=MAX_QUARANTINED)
 
@@ -63,6 +64,7 @@ class Ledger:
             interactions=self.of["interaction"]["total"],
             taught=self.taught,
             copies=self.copies,
+            never_read=self.never_read,
             quarantined=dict(self.reasons),
         )
 
@@ -73,8 +75,9 @@ class Books:
 
     Beside the balance: `slots_shown` and `slots_repeated` (marks of a slot that was shown already), of taught decisions too;
     `interactions`; `taught` (imported decisions made into Examples, all of them also `foreign`); `copies` (Decisions that a
-    producer appended again: no decisions of their own, so not in their total); and `quarantined` by reason (any record,
-    also the unreadable).
+    producer appended again: no decisions of their own, so not in their total); `never_read` (offsets in gaps of the log, whatever
+    stood there); and `quarantined` by reason (any record, also the unreadable). `gap`: was open where such a gap begins, or spoke
+    of what was: nobody knows what else was said of it.
     """
 
     decisions: Mapping[str, int]
@@ -85,6 +88,7 @@ class Books:
     interactions: int
     taught: int
     copies: int
+    never_read: int
     quarantined: Mapping[str, int]
 
     @property
@@ -101,6 +105,7 @@ class Books:
             "interactions": self.interactions,
             "taught": self.taught,
             "copies": self.copies,
+            "never_read": self.never_read,
             "quarantined": dict(self.quarantined),
             "balanced": self.balanced,
         }

@@ -3,7 +3,7 @@
 Knows nothing of learners: the join is that of a learner which reads the log from its first record. Changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy.typing as npt
 from streaming.archive import EVENTS, ITEMS
 from streaming.books import MAX_QUARANTINED, Books, Quarantined
 from streaming.events import IMPORTED, Record, UnreadableRecord, decision_id_of, decode
+from streaming.gaps import Gap
 from streaming.joiner import JoinConfig, Joiner
-from streaming.log import EventLog, batches
+from streaming.log import EventLog, OffsetGone, batches
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p98": 0.98, "p99": 0.99}
 
@@ -27,6 +28,8 @@ class Inspection:
     delays_ms: npt.NDArray[np.int64]
     """Of each feedback on a decision that was not imported: how long after it."""
     window_ms: int
+    gaps: Sequence[Gap]
+    """What is gone between the first record and the last, or was when this variant's learner came there."""
     quarantined: Mapping[str, list[Quarantined]]
     """The newest 1,000 of each stream, by its name; the books count all of the events."""
     begin_offsets: list[int]
@@ -44,6 +47,7 @@ class Inspection:
             "share_inside_window": float((self.delays_ms <= self.window_ms).mean()) if known else None,
             "quarantined": dict(self.books.quarantined),
             "quarantined_items": len(self.quarantined[ITEMS]),
+            "gaps": [gap._asdict() for gap in self.gaps],
             "begin_offsets": self.begin_offsets,
             "end_offsets": self.end_offsets,
             "watermark_behind_s": None if self.behind_ms is None else self.behind_ms / 1000,
@@ -52,9 +56,14 @@ class Inspection:
 
 def inspected(log: EventLog, items_log: EventLog, config: JoinConfig) -> Inspection:
     """Join the log from the first record it holds to its present end."""
-    joiner, delays = Joiner(config, log.num_partitions), _Delays()
+    joiner, delays, gaps = Joiner(config, log.num_partitions), _Delays(), list[Gap]()
+
+    def pass_gap(gone: OffsetGone) -> None:
+        gaps.append(Gap(gone.partition, gone.offset, gone.begin_offset))
+        joiner.pass_gap(gone.partition, gone.begin_offset)
+
     newest_ms = 0
-    for records in batches(log):
+    for records in batches(log, pass_gap):
         joiner.apply(records[0].partition, records)
         said = [found for record in records if (found := _readable(record.value)) is not None]
         delays.take(said)
@@ -66,6 +75,7 @@ def inspected(log: EventLog, items_log: EventLog, config: JoinConfig) -> Inspect
         books=joiner.books(),
         delays_ms=np.array(delays.found_ms, np.int64),
         window_ms=config.window_ms,
+        gaps=gaps,
         quarantined={EVENTS: joiner.quarantined, ITEMS: _unreadable(items_log)},
         begin_offsets=log.begin_offsets(),
         end_offsets=log.end_offsets(),

@@ -47,6 +47,13 @@ class Joiner:
         """Take these records of a partition. What can't be used is quarantined; ValueError only for an offset applied before."""
         self._partitions[partition].apply(records)
 
+    def pass_gap(self, partition: int, offset: int) -> None:
+        """Go on at `offset`, because what stood before it can't be read any more. ValueError for an offset applied before.
+
+        What is open there is given up, see `Books`: to take it for seen and not clicked would teach what nobody knows.
+        """
+        self._partitions[partition].pass_gap(offset)
+
     def take_controls(self) -> list[Asked]:
         """The Controls that came since the last call, for who obeys them; they are no part of a snapshot."""
         return [asked for join in self._partitions for asked in join.take_controls()]

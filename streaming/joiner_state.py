@@ -161,6 +161,7 @@ def _ledger_state(ledger: Ledger) -> LedgerState:
         slots_repeated=ledger.slots_repeated,
         taught=ledger.taught,
         copies=ledger.copies,
+        never_read=ledger.never_read,
         reasons=ledger.reasons,
         quarantined=[QuarantinedState(partition=p, offset=o, reason=r, detail=d, watermark_ms=w) for p, o, r, d, w in ledger.quarantined],
     )
@@ -171,7 +172,7 @@ def _ledger_of(state: LedgerState) -> Ledger:
     for kind, counts in ledger.of.items():
         counts.update(state.of[kind].counts)
     ledger.slots_shown, ledger.slots_repeated, ledger.taught = state.slots_shown, state.slots_repeated, state.taught
-    ledger.copies = state.copies
+    ledger.copies, ledger.never_read = state.copies, state.never_read
     ledger.reasons.update(state.reasons)
     ledger.quarantined.extend(Quarantined(q.partition, q.offset, q.reason, q.detail, q.watermark_ms) for q in state.quarantined)
     return ledger

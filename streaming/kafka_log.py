@@ -107,8 +107,8 @@ class KafkaLog:
             except OffsetOutOfRangeError as error:
                 begin_offset = self._begin_offsets()[partition]
                 if offset < begin_offset:
-                    raise OffsetGone(partition, offset, begin_offset) from error
-                raise LogUnavailable(f"{self._name}: partition {partition} lost records; offset {offset} was in it") from error
+                    raise OffsetGone(self.name, partition, offset, begin_offset) from error
+                raise LogUnavailable(f"{self.name}: partition {partition} lost records; offset {offset} was in it") from error
 
     def begin_offsets(self) -> list[int]:
         """See EventLog."""
@@ -121,16 +121,17 @@ class KafkaLog:
             offsets = self._consumer.end_offsets(self._places, timeout_ms=self._timeout_ms)
         return [offsets[place] for place in self._places]
 
+    @property
+    def name(self) -> str:
+        """See EventLog."""
+        return f"kafka://{self._bootstrap}/{self._topic}"
+
     def close(self) -> None:
         """See EventLog."""
         if self._producer is not None:
             _abandon(self._producer, self._timeout_s)
         if self._consumer is not None:
             self._consumer.close(timeout_ms=self._timeout_ms)
-
-    @property
-    def _name(self) -> str:
-        return f"kafka://{self._bootstrap}/{self._topic}"
 
     @property
     def _timeout_ms(self) -> int:
@@ -174,7 +175,7 @@ class KafkaLog:
 
     def _check(self, num_partitions: int) -> None:
         if num_partitions != self.num_partitions:
-            raise ValueError(f"{self._name} has {num_partitions} partitions and was opened with {self.num_partitions}")
+            raise ValueError(f"{self.name} has {num_partitions} partitions and was opened with {self.num_partitions}")
 
     def _open_producer(self) -> Any:
         with _closing_failed(self._connection) as settings:
@@ -224,7 +225,7 @@ class KafkaLog:
             # Moves over offsets without a record too: the marks of other people's transactions.
             offset = self._consumer.position(here, timeout_ms=self._timeout_ms)
             if not polled and offset < end_offset and time.monotonic() > deadline_s:
-                raise LogUnavailable(f"{self._name}: no answer for partition {partition}, offset {offset}, in {self._timeout_s} s")
+                raise LogUnavailable(f"{self.name}: no answer for partition {partition}, offset {offset}, in {self._timeout_s} s")
         return records
 
     def _begin_offsets(self) -> list[int]:
@@ -267,7 +268,7 @@ class KafkaLog:
     def _held(self, lock: threading.Lock) -> Iterator[None]:
         """The queue before a broker that is away isn't waited for."""
         if not lock.acquire(timeout=self._timeout_s):
-            raise LogUnavailable(f"{self._name}: another call has been waiting for {self._timeout_s} s")
+            raise LogUnavailable(f"{self.name}: another call has been waiting for {self._timeout_s} s")
         try:
             yield
         finally:
@@ -278,9 +279,9 @@ class KafkaLog:
         try:
             yield
         except KafkaConfigurationError as error:
-            raise ValueError(f"{self._name}: {error}") from error
+            raise ValueError(f"{self.name}: {error}") from error
         except (KafkaError, BrokenBatch) as error:
-            raise LogUnavailable(f"{self._name}: {error}") from error
+            raise LogUnavailable(f"{self.name}: {error}") from error
 
 
 class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types

@@ -6,7 +6,7 @@ Knows nothing of what the bytes mean. `EventLog` is the interface; `MemoryLog` i
 
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 MAX_RECORD_BYTES = 1_000_000
@@ -41,15 +41,20 @@ class LogUnavailable(Exception):
 
 
 class OffsetGone(Exception):
-    """The offset asked for lies before the first one that the log still holds (retention)."""
+    """The offset asked for is not held any more (retention); the next one that is held is `begin_offset`."""
 
-    def __init__(self, partition: int, offset: int, begin_offset: int) -> None:
-        super().__init__(f"partition {partition}: offset {offset} is gone; the log begins at {begin_offset}")
+    def __init__(self, log: str, partition: int, offset: int, begin_offset: int) -> None:
+        num_gone = begin_offset - offset
+        super().__init__(f"{log}, partition {partition}: offset {offset} is gone; {num_gone} records later it goes on at {begin_offset}")
         self.partition, self.offset, self.begin_offset = partition, offset, begin_offset
 
 
 class EventLog(Protocol):
     """One topic. Order holds within a partition; a key stays in one partition. Safe to call from several threads."""
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
 
     @property
     def num_partitions(self) -> int:
@@ -87,12 +92,17 @@ def place(entry: Entry, num_partitions: int) -> int:
     return entry.partition
 
 
-def batches(log: EventLog) -> Iterator[list[LogRecord]]:
-    """All that the log holds now, its partitions in turn, a batch of each."""
+def batches(log: EventLog, pass_gap: Callable[[OffsetGone], None] = lambda gone: None) -> Iterator[list[LogRecord]]:
+    """All that the log holds now, its partitions in turn, a batch of each; `pass_gap` is told of what is gone in between."""
     ends, next_offsets = log.end_offsets(), dict(enumerate(log.begin_offsets()))
     while next_offsets:
         for partition, offset in list(next_offsets.items()):
-            records = [record for record in log.read(partition, offset) if record.offset < ends[partition]]
+            try:
+                records = [record for record in log.read(partition, offset) if record.offset < ends[partition]]
+            except OffsetGone as gone:
+                pass_gap(gone)
+                next_offsets[partition] = gone.begin_offset
+                continue
             if records:
                 next_offsets[partition] = records[-1].offset + 1
                 yield records
@@ -102,6 +112,8 @@ def batches(log: EventLog) -> Iterator[list[LogRecord]]:
 
 class MemoryLog:
     """A log in this process's memory: for tests, worlds and benchmarks."""
+
+    name = "memory:"
 
     def __init__(self, num_partitions: int = 4) -> None:
         if num_partitions < 1:

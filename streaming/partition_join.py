@@ -71,7 +71,7 @@ class PartitionJoin:
         """How many of them are not own."""
         self.num_held = {"exposure": 0, "feedback": 0}
         """Events on open decisions, by kind."""
-        self.gone: dict[str, dict[Key, int]] = {"late": {}, "foreign": {}}
+        self.gone: dict[str, dict[Key, int]] = {"late": {}, "foreign": {}, "gap": {}}
         """What still speaks of a decision that is not open gets this fate, until the watermark is at that time."""
         self.waiting: dict[Key, list[Waiting]] = {}
         self.buckets: dict[int, Bucket] = {}
@@ -87,7 +87,7 @@ class PartitionJoin:
         """Take these records. ValueError for an offset applied before."""
         for _, offset, _, value in records:
             if offset < self.next_offset:
-                raise ValueError(f"partition {self.partition}: offset {offset} was applied before; the next is {self.next_offset} or later")
+                self._check(offset)
             self.next_offset = offset + 1
             try:
                 kind, record = kind_and_record(value)
@@ -104,10 +104,23 @@ class PartitionJoin:
                 self._controls.append(Asked(self.partition, offset, self.watermark_ms, record.control))
             # else: items are the catalogue's
 
+    def pass_gap(self, offset: int) -> None:
+        """Go on at `offset`, and give up all that is open. ValueError for an offset applied before."""
+        self._check(offset)
+        self.ledger.never_read += offset - self.next_offset
+        self.next_offset = offset
+        open_decisions, self.open, self._closing = self.open, {}, DueDates()
+        for key, open_decision in open_decisions.items():
+            self._give_up(key, Held.FromString(bytes(open_decision)))
+
     def take_controls(self) -> list[Asked]:
         """The Controls that came since the last call."""
         taken, self._controls = self._controls, []
         return taken
+
+    def _check(self, offset: int) -> None:
+        if offset < self.next_offset:
+            raise ValueError(f"partition {self.partition}: offset {offset} was applied before; the next is {self.next_offset} or later")
 
     def _apply_decision(self, offset: int, record: Record, value: bytes) -> None:
         decision = record.decision
@@ -115,7 +128,7 @@ class PartitionJoin:
         if self._in_time("decision", offset, record.append_time_ms, event_time_ms):
             decision_id = decision.decision_id
             key = key_of(decision_id)
-            if key in self.open or key in self.gone["late"] or key in self.gone["foreign"]:
+            if key in self.open or self._fate_of(key):
                 self._add_again(key, offset, decision, value)
             elif decision_id:
                 self._add_decision(key, offset, decision, value)
@@ -177,8 +190,7 @@ class PartitionJoin:
         if open_decision is not None:
             copy = is_copy(open_decision, value)
         else:
-            forgotten_ms = self.gone["late"].get(key) or self.gone["foreign"].get(key)
-            copy = forgotten_ms == decision.event_time_ms + 2 * self._open_ms
+            copy = self.gone[self._fate_of(key)][key] == decision.event_time_ms + 2 * self._open_ms
         if copy:
             self.ledger.copies += 1
             self.ledger.of["decision"]["total"] -= 1
@@ -201,14 +213,16 @@ class PartitionJoin:
         if key in self.open:
             self.open[key] = with_event(self.open[key], waiting.record)
             self.num_held[kind] += 1
-        elif key in self.gone["late"]:
-            self.ledger.of[kind]["late"] += 1
-        elif key in self.gone["foreign"]:
-            self.ledger.of[kind]["foreign"] += 1
+        elif fate := self._fate_of(key):
+            self.ledger.of[kind][fate] += 1
         elif waiting.expires_ms <= self.watermark_ms:
             self.ledger.of[kind]["orphan"] += 1
         else:
             self.wait(key, waiting)
+
+    def _fate_of(self, key: Key) -> str:
+        """What still speaks of a decision that is not open any more gets; empty where none is remembered."""
+        return next((fate for fate, known in self.gone.items() if key in known), "")
 
     # State ------------------------------------------------------------------------------------------------------------
 
@@ -300,6 +314,21 @@ class PartitionJoin:
             counts["unexposed"] += verdict.num_unexposed
         if not num_shown:
             ledger.of["decision"]["unexposed"] += 1
+
+    def _give_up(self, key: Key, given_up: Held) -> None:
+        """Write an open decision into the books of which nobody will know what became of it."""
+        decision = given_up.decision.decision
+        own = decision.variant == self._variant
+        fate = "gap" if own else "foreign"
+        if own:
+            self.ledger.of["decision"][fate] += 1
+        else:
+            self.num_taught -= 1
+        for record in given_up.events:
+            kind = "exposure" if record.event.HasField("exposure") else "feedback"
+            self.num_held[kind] -= 1
+            self.ledger.of[kind][fate] += 1
+        self._let_go(key, decision.event_time_ms + self._open_ms, fate)
 
     def _let_go(self, key: Key, closes_ms: int, fate: str) -> None:
         forgotten_ms = closes_ms + self._open_ms

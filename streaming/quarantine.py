@@ -110,7 +110,7 @@ class Mended:
     """A log to read, in which repaired records stand in the place of the broken ones."""
 
     def __init__(self, log: EventLog, records: Iterable[LogRecord]) -> None:
-        self._log, self.num_partitions = log, log.num_partitions
+        self._log, self.name, self.num_partitions = log, log.name, log.num_partitions
         self._repaired = {(record.partition, record.offset): record for record in records}
         self.append, self.close = log.append, log.close
         self.begin_offsets, self.end_offsets = log.begin_offsets, log.end_offsets

@@ -43,6 +43,7 @@ class SqliteLog:
         if num_partitions < 1:
             raise ValueError(f"num_partitions is {num_partitions}; at least 1")
         self.num_partitions = num_partitions
+        self.name = f"{path}, topic {topic}"
         self._path = Path(path)
         # One connection each for writing and reading: a reader of the last snapshot never waits for an fsync.
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
@@ -76,7 +77,7 @@ class SqliteLog:
         records = [LogRecord._make(row) for row in rows]
         # Offsets have no gaps here, so a first record other than the one asked for means that those before it were dropped.
         if records and records[0].offset != offset:
-            raise OffsetGone(partition, offset, records[0].offset)
+            raise OffsetGone(self.name, partition, offset, records[0].offset)
         return records
 
     def begin_offsets(self) -> list[int]:

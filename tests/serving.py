@@ -64,6 +64,7 @@ def bench(
     key: bytes = KEY,
     spool: Spool | None = None,
     name: str = "",
+    accept_gap: bool = False,
 ) -> Bench:
     """An engine that has taken in `num_items` items; by default in memory, on a clock turned by hand."""
     config, clock = config or EngineConfig(), clock or ManualClock(NOW_MS)
@@ -78,6 +79,7 @@ def bench(
         items_log=items_log,
         mint=TokenMint([key], config.token_lifetime_ms),
         spool=spool,
+        accept_gap=accept_gap,
     )
     if num_items:
         engine.upsert([item(name) for name in item_ids(num_items)])

@@ -16,7 +16,7 @@ from recsys.spool import Spool, SpoolFull
 from streaming.events import Decision, decode
 from streaming.joiner import JoinConfig, Joiner
 from streaming.kafka_log import KafkaLog
-from streaming.log import EventLog, LogUnavailable, partition_of
+from streaming.log import EventLog, LogUnavailable, OffsetGone, partition_of
 from streaming.proto.recommender_pb2 import RecordEventsRequest
 from streaming.sqlite_log import SqliteLog
 from tests.artifacts import NOW_MS, VARIANT, item, item_ids, publish
@@ -242,14 +242,16 @@ def test_servers_with_names_of_their_own_never_share_an_id(name: str) -> None:
     assert (ask(here).decision_id == ask(there).decision_id) is (name == "")
 
 
-def test_a_server_begins_where_the_log_does(local: Place) -> None:
-    """Retention has passed its start: what it was told of before is gone, and it goes on."""
+def test_a_server_begins_where_the_log_does_if_somebody_said_so(local: Place) -> None:
+    """Retention has passed its start: it does not know the users as learners do that read all of it."""
     old = local.engine()
     for _ in range(3):
         ask(old)
     partition = partition_of(b"ann", 2)
     local.log.drop_before([local.log.end_offsets()[partition] - 1] * 2)
-    new = local.engine("another", num_items=0)
+    with pytest.raises(OffsetGone, match=r"topic events, partition \d: offset 0 is gone; \d+ records later"):
+        local.engine("another", num_items=0)
+    new = local.engine("a third", num_items=0, accept_gap=True)
     assert new.engine.memory.num_decisions("ann") == 1
     assert new.engine.record([watched()]) == (1, [])
     assert new.engine.memory.view("ann").key_L.size == 1

@@ -63,7 +63,7 @@ class Life:
     def end_ms(self) -> int:
         return self._records[-1][0]
 
-    def new(self, seed: int = 0) -> Learner:
+    def new(self, seed: int = 0, *, accept_gap: bool = False) -> Learner:
         config = self.source.config
         return Learner(
             *(config.learner, config.model, config.join, config.memory, Seeds(behavior_digest(config), seed)),
@@ -71,6 +71,7 @@ class Life:
             log=self.log,
             items_log=self.items_log,
             state_dir=self.state_dir,
+            accept_gap=accept_gap,
         )
 
     def live(self, until: Callable[[], bool] = lambda: False, until_ms: int = LAST_STEP) -> None:

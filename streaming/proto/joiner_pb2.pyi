@@ -90,7 +90,7 @@ class SlotState(_message.Message):
     def __init__(self, slot: _Optional[int] = ..., reward: _Optional[float] = ..., kinds: _Optional[_Iterable[str]] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class LedgerState(_message.Message):
-    __slots__ = ("of", "slots_shown", "slots_repeated", "taught", "reasons", "quarantined", "copies")
+    __slots__ = ("of", "slots_shown", "slots_repeated", "taught", "reasons", "quarantined", "copies", "never_read")
     class OfEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class LedgerState(_message.Message):
     REASONS_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     COPIES_FIELD_NUMBER: _ClassVar[int]
+    NEVER_READ_FIELD_NUMBER: _ClassVar[int]
     of: _containers.MessageMap[str, KindState]
     slots_shown: int
     slots_repeated: int
@@ -119,7 +120,8 @@ class LedgerState(_message.Message):
     reasons: _containers.ScalarMap[str, int]
     quarantined: _containers.RepeatedCompositeFieldContainer[QuarantinedState]
     copies: int
-    def __init__(self, of: _Optional[_Mapping[str, KindState]] = ..., slots_shown: _Optional[int] = ..., slots_repeated: _Optional[int] = ..., taught: _Optional[int] = ..., reasons: _Optional[_Mapping[str, int]] = ..., quarantined: _Optional[_Iterable[_Union[QuarantinedState, _Mapping]]] = ..., copies: _Optional[int] = ...) -> None: ...
+    never_read: int
+    def __init__(self, of: _Optional[_Mapping[str, KindState]] = ..., slots_shown: _Optional[int] = ..., slots_repeated: _Optional[int] = ..., taught: _Optional[int] = ..., reasons: _Optional[_Mapping[str, int]] = ..., quarantined: _Optional[_Iterable[_Union[QuarantinedState, _Mapping]]] = ..., copies: _Optional[int] = ..., never_read: _Optional[int] = ...) -> None: ...
 
 class KindState(_message.Message):
     __slots__ = ("counts",)
