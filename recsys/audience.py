@@ -64,13 +64,16 @@ class WorldConfig:
     """Share of the items, chosen by hash of the author (of the id where there is none), that nearly everybody clicks and then dislikes."""
     dislike_cost: float = 0.0
     """Clicks that a dislike takes back in what is expected; the reward rule must say the same."""
+    flipped_from: int = 0
+    flipped_minutes: int = 0
+    """For so many minutes from that one on what is told is the reverse of what was done: what is taken for clicked was not, and was."""
 
     def __post_init__(self) -> None:
         _check_range(self, ("drift", "new_items", "retired_items", "attention", "ignored", "lost", "late", "accidents"), 0.0, 1.0)
         _check_range(self, ("new_users", "away", "flooders", "bait"), 0.0, 1.0)
         _check_range(self, ("position_bias", "freshness", "dislike_cost"), 0.0, 5.0)
         _check_range(self, ("minutes", "slate_size", "decisions_per_minute", "slowest_s", "visit_minutes"), 1, 1_000_000)
-        _check_range(self, ("seed", "organic_per_minute", "floods_per_minute"), 0, 2**32)
+        _check_range(self, ("seed", "organic_per_minute", "floods_per_minute", "flipped_from", "flipped_minutes"), 0, 2**32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,6 +138,8 @@ class SimulatedWorld:
         if items.size == 0:
             return []
         probability = self._click_probability(asked.user, items, np.arange(items.size))
+        if 0 <= self._minute - 1 - self._config.flipped_from < self._config.flipped_minutes:
+            probability = 1 - probability
         regret = np.where((items >= 0) & self._baits[items], BAIT_REGRET, 0.0)
         return answer(decision, asked, items, probability, regret, self._config)
 

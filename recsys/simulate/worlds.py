@@ -24,6 +24,8 @@ NUM_USERS, NUM_ITEMS = 400, 500
 MOST_USERS = 1500
 FLOODERS, AWAY = 0.01, 0.3
 """Shares of the users who flood in `hostile`, and who go away in `absence`."""
+FLIPPED_FROM = 60
+"""The minute with which `flipped` begins to lie."""
 DISLIKES_COUNT = ("join.reward=weighted:click=1,dislike=-2",)
 DAY_MINUTES = 240
 """A world day: tastes, trends and traffic of a day, in four hours."""
@@ -103,13 +105,18 @@ def peaceful() -> Population:
     return _known("peaceful", replace(CALM, dislike_cost=2.0), settings=DISLIKES_COUNT)
 
 
+def flipped() -> Population:
+    """After an hour, what is told of ten minutes is the reverse of what was done."""
+    return _known("flipped", replace(CALM, flipped_from=FLIPPED_FROM, flipped_minutes=10))
+
+
 def absence() -> Population:
     """Three users of ten stay away for six of eight hours and come back."""
     return _known("absence", replace(CALM, away=AWAY))
 
 
 WORLDS: dict[str, Callable[[], Population]] = {
-    make.__name__: make for make in (steady, drift, fresh, crowd, delayed, noisy, hostile, peaceful, absence)
+    make.__name__: make for make in (steady, drift, fresh, crowd, delayed, noisy, hostile, peaceful, flipped, absence)
 }
 BATTERY: Mapping[str, int] = {"drift": 5, "steady": 5, "fresh": 5, "crowd": 5, "delayed": 3, "noisy": 3, "hostile": 3}
 """The worlds that every variant is run in, and with how many seeds."""
