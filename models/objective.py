@@ -80,24 +80,27 @@ class Slots:
 
 @dataclass(frozen=True)
 class Surprise:
-    """What the value head got wrong before the step, one entry a shown slot: see `Decoder.correct`."""
+    """What the value head expected before the step and what came, 0..1, one entry a shown slot."""
 
     num_slates: int
     slate_Q: IntArray
     item_Q: Tensor
-    error_Q: Tensor
-    information_Q: Tensor
+    expected_Q: Tensor
+    earned_Q: Tensor
+    weight_Q: Tensor
 
     def __add__(self, other: "Surprise") -> "Surprise":
         """That of two parts of a batch, one after the other."""
-        columns = ((self.item_Q, other.item_Q), (self.error_Q, other.error_Q), (self.information_Q, other.information_Q))
         slate_Q = np.concatenate([self.slate_Q, self.num_slates + other.slate_Q])
+        columns = ((getattr(self, name), getattr(other, name)) for name in ("item_Q", "expected_Q", "earned_Q", "weight_Q"))
         return Surprise(self.num_slates + other.num_slates, slate_Q, *(torch.cat(pair) for pair in columns))
 
     def of(self, slates: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Item, error and information of the first `slates` slates."""
+        """Item, error and information of the first `slates` slates: see `Decoder.correct`."""
+        error_Q = self.weight_Q * (self.earned_Q - self.expected_Q)
+        information_Q = self.weight_Q * self.expected_Q * (1 - self.expected_Q)
         kept_Q = torch.as_tensor(self.slate_Q < slates)
-        return self.item_Q[kept_Q], self.error_Q[kept_Q], self.information_Q[kept_Q]
+        return self.item_Q[kept_Q], error_Q[kept_Q], information_Q[kept_Q]
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
     loss = config.value_weight * (value + sum(under))
     expected_Q = value_Q.detach().sigmoid()
-    error_Q, information_Q = weight_Q * (reward_Q.clamp(0, 1) - expected_Q), weight_Q * expected_Q * (1 - expected_Q)
-    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(item_Q), error_Q, information_Q)
+    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(item_Q), expected_Q, reward_Q.clamp(0, 1), weight_Q)
     taken_Q = ~own_Q & (reward_Q > 0)
     if not own_Q.any() and not (config.likelihood_weight and taken_Q.any()):  # nobody asks what the policy says of these
         return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)

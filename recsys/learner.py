@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models.artifact import Artifact, weights_digest
 from recsys import checkpoint as checkpoints
 from recsys import publisher
@@ -41,7 +39,7 @@ from streaming.partition_join import memory_needed
 
 LOG = logging.getLogger(__name__)
 
-STATE_SCHEMA = 3
+STATE_SCHEMA = 4
 READ_RECORDS = 1_000
 """Records of a partition that are read at once: what is read ahead waits in the joiner, in memory and in every checkpoint."""
 
@@ -221,9 +219,9 @@ class Learner:
             self.joiner.withdraw(sum(example.own for example in bucket.examples), "stale")
             return
         started = time.perf_counter()
-        self._update(self._trainer, bucket)
+        append_times_ms = self._update(self._trainer, bucket)
         self.stats.update_s.append(time.perf_counter() - started)
-        self._finish(self._trainer, bucket.index, [when for example in bucket.examples if example.own for when in example.append_times_ms])
+        self._finish(self._trainer, bucket.index, append_times_ms)
         self._next_minute = bucket.index + 1
 
     def _look_at_quarantine(self, bucket: Bucket) -> None:
@@ -246,22 +244,23 @@ class Learner:
             self._build()
         return self._trainer is not None
 
-    def _update(self, trainer: Trainer, bucket: Bucket) -> None:
-        """Learn the minute's Examples and a share of earlier ones."""
+    def _update(self, trainer: Trainer, bucket: Bucket) -> list[int]:
+        """Learn the minute's Examples and a share of earlier ones; when the records of what was learned as new were appended."""
         random = self.seeds.random("update", bucket.index)
         fresh = self._lessons(bucket.examples)
+        if not fresh:
+            return []
         replayed = self._reservoir.draw(round(len(fresh) * self.config.replay_share / (1 - self.config.replay_share)), random)
-        if fresh:
-            rows = [self._rows_of_version.get(lesson.decision.policy_version, trainer.model.num_rows) for lesson in [*fresh, *replayed]]
-            _, refused = trainer.update(fresh, replayed, rows, bucket.index)
-            self.stats.num_updates += 1
-            self.stats.num_refused += refused is not None
-        vocabulary = trainer.model.vocabulary
-        for lesson in fresh:
-            if lesson.own:
-                shown = [item_id for item_id, is_shown in zip(lesson.item_ids, lesson.shown, strict=True) if is_shown]
-                np.add.at(trainer.model.exposures_R, vocabulary.known_rows(shown), 1)
-        self._reservoir.offer([lesson for lesson in fresh if lesson.own], random)
+        rows = [self._rows_of_version.get(lesson.decision.policy_version, trainer.model.num_rows) for lesson in [*fresh, *replayed]]
+        _, refused, num_capped = trainer.update(fresh, replayed, rows, bucket.index)
+        self.stats.updated(refused, num_capped)
+        own = [lesson for lesson in fresh if lesson.own]
+        if refused is not None:
+            self.joiner.refuse(len(own), refused)
+            return []
+        self._num_learned += len(own)
+        self._reservoir.offer(own, random)
+        return [when for example in bucket.examples if example.own for when in example.append_times_ms]
 
     def _lessons(self, examples: Sequence[Example]) -> list[Lesson]:
         """Own Examples that are recent enough, then imported ones; what answered before the first version counts as stale too."""
@@ -271,7 +270,6 @@ class Learner:
         oldest = max(1, self.policy_version - self.config.max_lag)
         recent = [example for example in own if example.decision.policy_version >= oldest]
         self.joiner.withdraw(len(own) - len(recent), "stale")
-        self._num_learned += len(recent)
         imported = [example for example in clean if not example.own]
         return lessons(recent, self.memory) + imported_lessons(imported, self.memory, slots=self.config.trainer.warm_start.slots)
 
@@ -336,6 +334,7 @@ class Learner:
             "run_seed": self.seeds.run_seed,
             "items_offset": self.catalogue.next_offset,
             "controls": self.controls.state(),
+            "gates": trainer.gates.state(),
             "num_learned": self._num_learned,
             "not_learned_from": [self._oldest_needed(partition) for partition in range(self._log.num_partitions)],
         }
@@ -375,7 +374,7 @@ class Learner:
     def _learned(self, saved: Checkpoint) -> Trainer:
         """Take the lessons of a checkpoint; its weights and optimizer."""
         trainer = Trainer(self.config.trainer, LiveModel.of(saved.model, self.catalogue), self.seeds)
-        trainer.load(below("optimizer", saved.arrays))
+        trainer.load(below("optimizer", saved.arrays), saved.state["gates"])
         self._reservoir = Reservoir.of(self.config.reservoir, below("reservoir", saved.arrays))
         return trainer
 

@@ -1,6 +1,6 @@
 """What a learner did since its process started: for reports, never for decisions. Knows nothing of how it is done."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 STATS_KEPT = 2_000
@@ -12,7 +12,10 @@ class LearnerStats:
     """Counts and seconds."""
 
     num_updates: int = 0
-    num_refused: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Minutes of which nothing was learned, by why."""
+    num_capped: int = 0
+    """Slates that weighed less because one user had so many in a minute."""
     num_rollbacks: int = 0
     update_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
     save_s: deque[float] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
@@ -23,3 +26,15 @@ class LearnerStats:
     warm_start_sequences: int = 0
     trained_append_ms: dict[int, list[int]] = field(default_factory=dict)
     """By version, when the records that it was first to learn from were appended."""
+
+    def updated(self, refused: str | None, num_capped: int) -> None:
+        """Count one minute."""
+        self.num_updates += 1
+        self.num_capped += num_capped
+        if refused is not None:
+            self.refused[refused] += 1
+
+    @property
+    def num_refused(self) -> int:
+        """Minutes refused, whatever for."""
+        return self.refused.total()

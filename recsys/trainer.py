@@ -5,19 +5,21 @@ All randomness is seeded by the run's seed and the minute, batches are in a give
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from models.device import Device
-from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
+from models.objective import Batch, ObjectiveConfig, Slots, Surprise, Terms, objective
 from recsys.features import BatchMaker, Lesson, Shelf, followed
+from recsys.gates import Gates, Told, fair_weights
 from recsys.guard import GuardConfig, update_refused
 from recsys.live_model import LiveModel
 
@@ -96,12 +98,24 @@ class Seeds:
         return np.random.Generator(np.random.PCG64(self.of(purpose, number)))
 
 
+class Updated(NamedTuple):
+    """What came of a minute."""
+
+    terms: Terms
+    """Before anything moved."""
+    refused: str | None
+    """Why nothing was learned of it."""
+    num_capped: int
+    """Slates that weighed less because their user had more than the cap allows."""
+
+
 class Trainer:
-    """Weights and optimizer of one live model."""
+    """Weights and optimizer of one live model, and the gates that a minute must pass."""
 
     def __init__(self, config: TrainerConfig, model: LiveModel, seeds: Seeds) -> None:
         config.device.require()
         self.config, self.model, self.seeds = config, model, seeds
+        self.gates = Gates(config.guard)
         self.optimizer = self._new_optimizer(config.lr)
 
     def admit(self, changed_rows: Sequence[int]) -> None:
@@ -127,7 +141,8 @@ class Trainer:
                     LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
-                terms = self._step(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
+                terms = self._gradient(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
+                self._move(optimizer)
                 if step * config.epochs < len(parts):  # each exposure is told of once
                     decoder.correct(*terms.surprise.of(len(part)), self.config.value_spread)
         decoder.eval()
@@ -135,8 +150,8 @@ class Trainer:
         self.model.count(*followed(lessons, self.model.vocabulary), 1.0)
         return sum(map(len, parts))
 
-    def update(self, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int) -> tuple[Terms, str | None]:
-        """`passes` steps on one batch: the terms before anything moved, and why it was refused as a whole, if it was.
+    def update(self, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int) -> Updated:
+        """`passes` steps on one batch, if it is believed; a refused minute leaves all as it was, but for how often items were shown.
 
         `num_rows` are the item rows that each lesson's version knew.
         """
@@ -148,49 +163,64 @@ class Trainer:
         state = self.optimizer.state_dict()["state"]
         return {f"{at}.{name}": value.numpy() for at, values in state.items() for name, value in values.items()}
 
-    def load(self, arrays: Arrays) -> None:
-        """Take the optimizer's state from a checkpoint."""
+    def load(self, arrays: Arrays, gates: Mapping[str, Any]) -> None:
+        """Take the states of optimizer and gates from a checkpoint."""
+        self.gates = Gates.of(self.config.guard, gates)
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, array in arrays.items():
             at, _, name = key.partition(".")
             state.setdefault(int(at), {})[name] = torch.from_numpy(array.copy())
+        self._set_state(state)
+
+    def _set_state(self, state: dict[int, dict[str, torch.Tensor]]) -> None:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
-    def _update(
-        self, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int
-    ) -> tuple[Terms, str | None]:
-        chosen = [*fresh, *replayed]
-        parameters = _parameters(self.optimizer)
-        before = [parameter.detach().clone() for parameter in parameters]
-        terms = self._steps(chosen, num_rows, _fair_weights(fresh, len(chosen), self.config.user_cap))
-        reason = update_refused(self.config.guard, float(terms.loss), before, [parameter.detach() for parameter in parameters])
+    def _update(self, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int) -> Updated:
+        chosen, own = [*fresh, *replayed], [lesson for lesson in fresh if lesson.own]
+        fair = fair_weights([lesson.decision.user_id for lesson in fresh], self.config.user_cap)
+        shelf, parts = self._batches_of(chosen, num_rows, fair + [1.0] * len(replayed))
+        terms = self._gradient(self.optimizer, shelf, parts)
+        reason = self.gates.refusal(_told(terms.surprise, fresh)) if torch.isfinite(terms.loss) else "loss_not_finite"
+        if reason is None:
+            reason = self._moved(terms, shelf, parts)
         if reason is not None:
-            LOG.warning("minute %d: update refused: %s", minute, reason)
-            with torch.no_grad():
-                for parameter, old in zip(parameters, before, strict=True):
-                    parameter.copy_(old)
-        else:  # a refused minute leaves no counts either
+            LOG.warning("minute %d: refused: %s", minute, reason)
+        else:
             self.model.decoder.value_information *= self.config.value_keep
             self.model.decoder.correct(*terms.surprise.of(len(fresh)), self.config.value_spread)
-            self.model.count(*followed([lesson for lesson in fresh if lesson.own], self.model.vocabulary), self.config.successors_keep)
-        return terms, reason
+            self.model.count(*followed(own, self.model.vocabulary), self.config.successors_keep)
+        for lesson in own:  # what was shown was shown, whatever is believed of what came of it
+            shown = [item_id for item_id, is_shown in zip(lesson.item_ids, lesson.shown, strict=True) if is_shown]
+            np.add.at(self.model.exposures_R, self.model.vocabulary.known_rows(shown), 1)
+        return Updated(terms, reason, sum(weight < 1 for weight in fair))
 
-    def _steps(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> Terms:
+    def _batches_of(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> tuple[Shelf, list[Batch]]:
         offsets = [lesson.decision.items_offset for lesson in chosen if lesson.own]
         maker = self._maker(min(offsets, default=self.model.catalogue.next_offset))
         parts = []
         for part in _parts(chosen, maker.shelf.trie.widest):
             parts.append(maker.batch(chosen[part], num_rows[part]))
             parts[-1].weight_B[:] = weights[part]
-        first: Terms | None = None
-        for _ in range(self.config.passes):
-            terms = self._step(self.optimizer, maker.shelf, parts, scaled=True)
-            first = first or terms
-        assert first is not None
-        return first
+        return maker.shelf, parts
 
-    def _step(self, optimizer: torch.optim.Optimizer, shelf: Shelf, parts: Sequence[Batch], *, scaled: bool = False) -> Terms:
-        """One optimizer step on all parts together; `scaled`: at the configured rate times the root of the effective sample share."""
+    def _moved(self, terms: Terms, shelf: Shelf, parts: Sequence[Batch]) -> str | None:
+        """All steps, the first by the gradient that is there; why they were taken back, if they were."""
+        parameters, optimizer = _parameters(self.optimizer), deepcopy(self.optimizer.state_dict()["state"])
+        before = [parameter.detach().clone() for parameter in parameters]
+        self._move(self.optimizer, terms.effective_share)
+        for _ in range(self.config.passes - 1):
+            again = self._gradient(self.optimizer, shelf, parts)
+            self._move(self.optimizer, again.effective_share)
+        reason = update_refused(self.config.guard, before, [parameter.detach() for parameter in parameters])
+        if reason is not None:
+            self._set_state(optimizer)
+            with torch.no_grad():
+                for parameter, old in zip(parameters, before, strict=True):
+                    parameter.copy_(old)
+        return reason
+
+    def _gradient(self, optimizer: torch.optim.Optimizer, shelf: Shelf, parts: Sequence[Batch]) -> Terms:
+        """Of all parts together."""
         optimizer.zero_grad(set_to_none=True)
         slots, of_parts = Slots.of(parts), []
         for part in parts:
@@ -198,14 +228,16 @@ class Trainer:
             torch.autograd.backward(part_terms.loss)
             # its graph holds all that was computed, and the shapes of tables that may grow
             of_parts.append(replace(part_terms, loss=part_terms.loss.detach()))
-        terms = reduce(add, of_parts)
-        if scaled:
-            share = float(np.sqrt(terms.effective_share)) if np.isfinite(terms.effective_share) else 1.0
+        return reduce(add, of_parts)
+
+    def _move(self, optimizer: torch.optim.Optimizer, effective_share: float | None = None) -> None:
+        """One step; with an `effective_share` of the samples (nan: all) at the configured rate times its root."""
+        if effective_share is not None:
+            root = float(np.sqrt(effective_share)) if np.isfinite(effective_share) else 1.0
             for group, relative in zip(optimizer.param_groups, (1.0, self.config.trunk_share), strict=True):
-                group["lr"] = self.config.lr * relative * share
+                group["lr"] = self.config.lr * relative * root
         torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.config.guard.max_grad_norm)
         optimizer.step()
-        return terms
 
     def _maker(self, items_offset: int) -> BatchMaker:
         config = self.model.decoder.config
@@ -244,10 +276,9 @@ def _batches(lessons: Sequence[Lesson], size: int, random: np.random.Generator, 
     return [batches[place] for place in random.permutation(len(batches))]
 
 
-def _fair_weights(fresh: Sequence[Lesson], num_lessons: int, user_cap: int) -> list[float]:
-    """1 each, but a user with more than `user_cap` slates in this minute counts as `user_cap` in all; replayed ones 1."""
-    count: dict[str, int] = {}
-    for lesson in fresh:
-        count[lesson.decision.user_id] = count.get(lesson.decision.user_id, 0) + 1
-    weights = [min(1.0, user_cap / count[lesson.decision.user_id]) for lesson in fresh]
-    return weights + [1.0] * (num_lessons - len(fresh))
+def _told(surprise: Surprise, fresh: Sequence[Lesson]) -> Told:
+    """What the minute's own slates tell."""
+    own_Q = np.isin(surprise.slate_Q, [place for place, lesson in enumerate(fresh) if lesson.own])
+    _, user_B = np.unique([lesson.decision.user_id for lesson in fresh], return_inverse=True)
+    columns = (surprise.expected_Q, surprise.earned_Q, surprise.weight_Q)
+    return Told(user_B[surprise.slate_Q[own_Q]], *(column.cpu().numpy()[own_Q].astype(np.float64) for column in columns))

@@ -14,7 +14,7 @@ MAX_DETAIL = 200
 
 _SHARED = ("late", "foreign", "quarantined")
 _FATES = {
-    "decision": ("trained", "unexposed", "stale", "gap", *_SHARED),
+    "decision": ("trained", "unexposed", "stale", "refused", "gap", *_SHARED),
     "feedback": ("joined", "unexposed", "duplicate", "orphan", "forged", "gap", *_SHARED),
     "exposure": ("joined", "orphan", "forged", "gap", *_SHARED),
     "interaction": ("quarantined",),
@@ -43,6 +43,7 @@ class Ledger:
         self.taught = 0
         self.copies = 0
         self.never_read = 0
+        self.refused: dict[str, int] = {}
         self.reasons: dict[str, int] = {}
         self.quarantined: deque[Quarantined] = deque(maxlen=MAX_QUARANTINED)
 
@@ -65,6 +66,7 @@ class Ledger:
             taught=self.taught,
             copies=self.copies,
             never_read=self.never_read,
+            refused=dict(self.refused),
             quarantined=dict(self.reasons),
         )
 
@@ -76,8 +78,8 @@ class Books:
     Beside the balance: `slots_shown` and `slots_repeated` (marks of a slot that was shown already), of taught decisions too;
     `interactions`; `taught` (imported decisions made into Examples, all of them also `foreign`); `copies` (Decisions that a
     producer appended again: no decisions of their own, so not in their total); `never_read` (offsets in gaps of the log, whatever
-    stood there); and `quarantined` by reason (any record, also the unreadable). `gap`: was open where such a gap begins, or spoke
-    of what was: nobody knows what else was said of it.
+    stood there); `refused`, decisions of minutes that no gate let pass, and `quarantined` (any record, also the unreadable), both by
+    reason. `gap`: was open where such a gap begins, or spoke of what was: nobody knows what else was said of it.
     """
 
     decisions: Mapping[str, int]
@@ -89,6 +91,7 @@ class Books:
     taught: int
     copies: int
     never_read: int
+    refused: Mapping[str, int]
     quarantined: Mapping[str, int]
 
     @property
@@ -106,6 +109,7 @@ class Books:
             "taught": self.taught,
             "copies": self.copies,
             "never_read": self.never_read,
+            "refused": dict(self.refused),
             "quarantined": dict(self.quarantined),
             "balanced": self.balanced,
         }

@@ -58,13 +58,19 @@ class Joiner:
         """The Controls that came since the last call, for who obeys them; they are no part of a snapshot."""
         return [asked for join in self._partitions for asked in join.take_controls()]
 
-    def withdraw(self, num_examples: int, fate: Literal["stale", "quarantined"]) -> None:
+    def withdraw(self, num_examples: int, fate: Literal["stale", "refused", "quarantined"]) -> None:
         """Move that many own Examples from trained to another fate: the learner took them and has not learned them, or no longer."""
         counts = self._ledger.of["decision"]
         if not 0 <= num_examples <= counts["trained"]:
             raise ValueError(f"withdraw({num_examples}); {counts['trained']} were taken for training")
         counts["trained"] -= num_examples
         counts[fate] += num_examples
+
+    def refuse(self, num_examples: int, reason: str) -> None:
+        """Withdraw own Examples of which a gate would not have the learner learn; counted by why as well."""
+        self.withdraw(num_examples, "refused")
+        refused = self._ledger.refused
+        refused[reason] = refused.get(reason, 0) + num_examples
 
     # Out --------------------------------------------------------------------------------------------------------------
 

@@ -162,6 +162,7 @@ def _ledger_state(ledger: Ledger) -> LedgerState:
         taught=ledger.taught,
         copies=ledger.copies,
         never_read=ledger.never_read,
+        refused=ledger.refused,
         reasons=ledger.reasons,
         quarantined=[QuarantinedState(partition=p, offset=o, reason=r, detail=d, watermark_ms=w) for p, o, r, d, w in ledger.quarantined],
     )
@@ -173,6 +174,7 @@ def _ledger_of(state: LedgerState) -> Ledger:
         counts.update(state.of[kind].counts)
     ledger.slots_shown, ledger.slots_repeated, ledger.taught = state.slots_shown, state.slots_repeated, state.taught
     ledger.copies, ledger.never_read = state.copies, state.never_read
+    ledger.refused.update(state.refused)
     ledger.reasons.update(state.reasons)
     ledger.quarantined.extend(Quarantined(q.partition, q.offset, q.reason, q.detail, q.watermark_ms) for q in state.quarantined)
     return ledger

@@ -71,12 +71,13 @@ def test_floods_are_judged_by_what_others_lose() -> None:
     users = [f"u{number}" for number in range(200)]
     floods = flooders_of(users, 0.1)
     user = np.arange(NUMBER) % 200
-    attacked = record({"user": user, "expected": np.where(floods[user], 0.0, 2.4)}, users, updates_refused=3)
-    peaceful = record({"user": user}, users, updates_refused=0)
+    attacked = record({"user": user, "expected": np.where(floods[user], 0.0, 2.4)}, users, refused={"contradicts": 3}, capped=7)
+    peaceful = record({"user": user}, users, refused={}, capped=0)
     found = findings.hostile({"online": {0: attacked}}, {"online": {0: peaceful}}, 0.1)
     assert found is not None
     assert found["cost"] == pytest.approx(0.04)
-    assert found["updates_refused"] == 3
+    assert found["minutes_refused"] == {"contradicts": 3}
+    assert found["slates_capped"] == 7
 
 
 def test_forgetting_compares_before_with_return() -> None:

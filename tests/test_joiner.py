@@ -331,6 +331,16 @@ def test_stale_examples_are_moved_from_trained_and_no_more_than_there_are():
     assert (bench.fates("decisions"), bench.joiner.books().balanced) == ({"stale": 1}, True)
 
 
+def test_refused_examples_are_counted_by_why_and_stay_so():
+    bench = Bench().put(decision(), shown(0))
+    bench.end()
+    bench.joiner.refuse(1, "a gate")
+    again = Joiner.restore(CONFIG, bench.joiner.snapshot())
+    for joiner in (bench.joiner, again):
+        books = joiner.books()
+        assert (books.decisions["refused"], books.decisions["trained"], books.refused, books.balanced) == (1, 0, {"a gate": 1}, True)
+
+
 def test_books_that_lost_a_record_do_not_balance():
     bench = Bench().put(decision(), shown(0), said())
     bench.joiner._partitions[0].open.clear()

@@ -36,9 +36,9 @@ server learner keeper snapshots tally rollback
 learner_config
 trainer version_store
 hot_swap
-learner_stats controls publisher engine guard checkpoint live_model reservoir
+learner_stats controls publisher engine gates checkpoint live_model reservoir
 policy
-features journal
+features journal guard
 memory
 worlds datasets sequences
 audience

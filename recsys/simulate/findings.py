@@ -3,6 +3,7 @@
 Records in, figures out; None where the runs that a figure needs were not made. Knows nothing of how runs are made.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,12 +74,14 @@ def hostile(attacked: Records, peaceful: Records, flooders: float) -> dict[str, 
     if not seeds:
         return None
     shares = [(_honest_share(attacked["online"][seed], flooders), _honest_share(peaceful["online"][seed], flooders)) for seed in seeds]
-    refused = sum(int(attacked["online"][seed].figures["updates_refused"]) for seed in seeds)
+    told = [attacked["online"][seed].figures for seed in seeds]
+    refused = sum((Counter(figures["refused"]) for figures in told), Counter())
     return {
         "share_of_oracle": float(np.mean([share for share, _ in shares])),
         "share_of_oracle_in_peace": float(np.mean([share for _, share in shares])),
         "cost": float(np.mean([1 - share / calm for share, calm in shares])),
-        "updates_refused": refused,
+        "minutes_refused": dict(refused),
+        "slates_capped": sum(figures["capped"] for figures in told),
     }
 
 

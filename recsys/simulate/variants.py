@@ -91,7 +91,8 @@ class Learning:
             "freshness_s": self.freshness_s,
             "books": learner.joiner.books().as_dict(),
             "weights_digest": learner.weights_digest(),
-            "updates_refused": learner.stats.num_refused,
+            "refused": dict(learner.stats.refused),
+            "capped": learner.stats.num_capped,
         }
 
     def close(self) -> None:

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from models.decoder import Decoder
-from models.objective import Terms
 from recsys.features import Lesson
-from recsys.trainer import Trainer
+from recsys.trainer import Trainer, Updated
 
 
 @dataclass(frozen=True)
@@ -35,14 +34,13 @@ def keep(path: Path) -> None:
     learn = Trainer.update
     file = path.open("a", buffering=1)
 
-    def update(
-        self: Trainer, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int
-    ) -> tuple[Terms, str | None]:
+    def update(self: Trainer, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int) -> Updated:
         before = _print_of(self)
         done = learn(self, fresh, replayed, num_rows, minute)
-        ids = [lesson.decision.decision_id for lesson in fresh if lesson.own]
-        learned = Learned(time.monotonic(), before, _print_of(self), ids)
-        file.write(json.dumps(asdict(learned)) + "\n")
+        if done.refused is None:
+            ids = [lesson.decision.decision_id for lesson in fresh if lesson.own]
+            learned = Learned(time.monotonic(), before, _print_of(self), ids)
+            file.write(json.dumps(asdict(learned)) + "\n")
         return done
 
     Trainer.update = update  # type: ignore[method-assign]  # the one place that looks over the trainer's shoulder

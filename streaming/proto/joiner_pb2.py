@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from streaming.proto import records_pb2 as streaming_dot_proto_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstreaming/proto/joiner.proto\x12\x10recsys.joiner.v2\x1a\x1dstreaming/proto/records.proto\"\x8e\x01\n\x0bJoinerState\x12\x1a\n\x12trained_through_ms\x18\x01 \x01(\x03\x12\x34\n\npartitions\x18\x02 \x03(\x0b\x32 .recsys.joiner.v2.PartitionState\x12-\n\x06ledger\x18\x03 \x01(\x0b\x32\x1d.recsys.joiner.v2.LedgerState\"\x85\x01\n\x04Held\x12\x15\n\rmemory_offset\x18\x01 \x01(\x10\x12\x0e\n\x06offset\x18\x02 \x01(\x10\x12+\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32\x19.recsys.records.v1.Record\x12)\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x19.recsys.records.v1.Record\"\xdc\x01\n\x0ePartitionState\x12\x13\n\x0bnext_offset\x18\x01 \x01(\x03\x12\x14\n\x0cwatermark_ms\x18\x02 \x01(\x03\x12\x12\n\nopen_sizes\x18\x03 \x03(\r\x12)\n\x04gone\x18\x04 \x03(\x0b\x32\x1b.recsys.joiner.v2.GoneState\x12/\n\x07waiting\x18\x05 \x03(\x0b\x32\x1e.recsys.joiner.v2.WaitingState\x12/\n\x07untaken\x18\x06 \x03(\x0b\x32\x1e.recsys.joiner.v2.ExampleState\"O\n\tGoneState\x12\x0c\n\x04\x66\x61te\x18\x01 \x01(\t\x12\x0f\n\x07numbers\x18\x02 \x01(\x0c\x12\r\n\x05names\x18\x03 \x03(\t\x12\x14\n\x0c\x66orgotten_ms\x18\x04 \x03(\x03\".\n\x0cWaitingState\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0e\n\x06record\x18\x02 \x01(\x0c\"n\n\x0c\x45xampleState\x12\x0c\n\x04held\x18\x01 \x01(\x0c\x12\x0b\n\x03own\x18\x02 \x01(\x08\x12*\n\x05shown\x18\x03 \x03(\x0b\x32\x1b.recsys.joiner.v2.SlotState\x12\x17\n\x0f\x61ppend_times_ms\x18\x04 \x03(\x03\"H\n\tSlotState\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06reward\x18\x02 \x01(\x01\x12\r\n\x05kinds\x18\x03 \x03(\t\x12\x0e\n\x06values\x18\x04 \x03(\x01\"\x8f\x03\n\x0bLedgerState\x12\x31\n\x02of\x18\x01 \x03(\x0b\x32%.recsys.joiner.v2.LedgerState.OfEntry\x12\x13\n\x0bslots_shown\x18\x02 \x01(\x03\x12\x16\n\x0eslots_repeated\x18\x03 \x01(\x03\x12\x0e\n\x06taught\x18\x04 \x01(\x03\x12;\n\x07reasons\x18\x05 \x03(\x0b\x32*.recsys.joiner.v2.LedgerState.ReasonsEntry\x12\x37\n\x0bquarantined\x18\x06 \x03(\x0b\x32\".recsys.joiner.v2.QuarantinedState\x12\x0e\n\x06\x63opies\x18\x07 \x01(\x03\x12\x12\n\nnever_read\x18\x08 \x01(\x03\x1a\x46\n\x07OfEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.recsys.joiner.v2.KindState:\x02\x38\x01\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"s\n\tKindState\x12\x37\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\'.recsys.joiner.v2.KindState.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"k\n\x10QuarantinedState\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x14\n\x0cwatermark_ms\x18\x05 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstreaming/proto/joiner.proto\x12\x10recsys.joiner.v2\x1a\x1dstreaming/proto/records.proto\"\x8e\x01\n\x0bJoinerState\x12\x1a\n\x12trained_through_ms\x18\x01 \x01(\x03\x12\x34\n\npartitions\x18\x02 \x03(\x0b\x32 .recsys.joiner.v2.PartitionState\x12-\n\x06ledger\x18\x03 \x01(\x0b\x32\x1d.recsys.joiner.v2.LedgerState\"\x85\x01\n\x04Held\x12\x15\n\rmemory_offset\x18\x01 \x01(\x10\x12\x0e\n\x06offset\x18\x02 \x01(\x10\x12+\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32\x19.recsys.records.v1.Record\x12)\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x19.recsys.records.v1.Record\"\xdc\x01\n\x0ePartitionState\x12\x13\n\x0bnext_offset\x18\x01 \x01(\x03\x12\x14\n\x0cwatermark_ms\x18\x02 \x01(\x03\x12\x12\n\nopen_sizes\x18\x03 \x03(\r\x12)\n\x04gone\x18\x04 \x03(\x0b\x32\x1b.recsys.joiner.v2.GoneState\x12/\n\x07waiting\x18\x05 \x03(\x0b\x32\x1e.recsys.joiner.v2.WaitingState\x12/\n\x07untaken\x18\x06 \x03(\x0b\x32\x1e.recsys.joiner.v2.ExampleState\"O\n\tGoneState\x12\x0c\n\x04\x66\x61te\x18\x01 \x01(\t\x12\x0f\n\x07numbers\x18\x02 \x01(\x0c\x12\r\n\x05names\x18\x03 \x03(\t\x12\x14\n\x0c\x66orgotten_ms\x18\x04 \x03(\x03\".\n\x0cWaitingState\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0e\n\x06record\x18\x02 \x01(\x0c\"n\n\x0c\x45xampleState\x12\x0c\n\x04held\x18\x01 \x01(\x0c\x12\x0b\n\x03own\x18\x02 \x01(\x08\x12*\n\x05shown\x18\x03 \x03(\x0b\x32\x1b.recsys.joiner.v2.SlotState\x12\x17\n\x0f\x61ppend_times_ms\x18\x04 \x03(\x03\"H\n\tSlotState\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06reward\x18\x02 \x01(\x01\x12\r\n\x05kinds\x18\x03 \x03(\t\x12\x0e\n\x06values\x18\x04 \x03(\x01\"\xfc\x03\n\x0bLedgerState\x12\x31\n\x02of\x18\x01 \x03(\x0b\x32%.recsys.joiner.v2.LedgerState.OfEntry\x12\x13\n\x0bslots_shown\x18\x02 \x01(\x03\x12\x16\n\x0eslots_repeated\x18\x03 \x01(\x03\x12\x0e\n\x06taught\x18\x04 \x01(\x03\x12;\n\x07reasons\x18\x05 \x03(\x0b\x32*.recsys.joiner.v2.LedgerState.ReasonsEntry\x12\x37\n\x0bquarantined\x18\x06 \x03(\x0b\x32\".recsys.joiner.v2.QuarantinedState\x12\x0e\n\x06\x63opies\x18\x07 \x01(\x03\x12\x12\n\nnever_read\x18\x08 \x01(\x03\x12;\n\x07refused\x18\t \x03(\x0b\x32*.recsys.joiner.v2.LedgerState.RefusedEntry\x1a\x46\n\x07OfEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.recsys.joiner.v2.KindState:\x02\x38\x01\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"s\n\tKindState\x12\x37\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\'.recsys.joiner.v2.KindState.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"k\n\x10QuarantinedState\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x14\n\x0cwatermark_ms\x18\x05 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEDGERSTATE_OFENTRY']._serialized_options = b'8\001'
   _globals['_LEDGERSTATE_REASONSENTRY']._loaded_options = None
   _globals['_LEDGERSTATE_REASONSENTRY']._serialized_options = b'8\001'
+  _globals['_LEDGERSTATE_REFUSEDENTRY']._loaded_options = None
+  _globals['_LEDGERSTATE_REFUSEDENTRY']._serialized_options = b'8\001'
   _globals['_KINDSTATE_COUNTSENTRY']._loaded_options = None
   _globals['_KINDSTATE_COUNTSENTRY']._serialized_options = b'8\001'
   _globals['_JOINERSTATE']._serialized_start=82
@@ -53,15 +55,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SLOTSTATE']._serialized_start=826
   _globals['_SLOTSTATE']._serialized_end=898
   _globals['_LEDGERSTATE']._serialized_start=901
-  _globals['_LEDGERSTATE']._serialized_end=1300
-  _globals['_LEDGERSTATE_OFENTRY']._serialized_start=1182
-  _globals['_LEDGERSTATE_OFENTRY']._serialized_end=1252
-  _globals['_LEDGERSTATE_REASONSENTRY']._serialized_start=1254
-  _globals['_LEDGERSTATE_REASONSENTRY']._serialized_end=1300
-  _globals['_KINDSTATE']._serialized_start=1302
-  _globals['_KINDSTATE']._serialized_end=1417
-  _globals['_KINDSTATE_COUNTSENTRY']._serialized_start=1372
-  _globals['_KINDSTATE_COUNTSENTRY']._serialized_end=1417
-  _globals['_QUARANTINEDSTATE']._serialized_start=1419
-  _globals['_QUARANTINEDSTATE']._serialized_end=1526
+  _globals['_LEDGERSTATE']._serialized_end=1409
+  _globals['_LEDGERSTATE_OFENTRY']._serialized_start=1243
+  _globals['_LEDGERSTATE_OFENTRY']._serialized_end=1313
+  _globals['_LEDGERSTATE_REASONSENTRY']._serialized_start=1315
+  _globals['_LEDGERSTATE_REASONSENTRY']._serialized_end=1361
+  _globals['_LEDGERSTATE_REFUSEDENTRY']._serialized_start=1363
+  _globals['_LEDGERSTATE_REFUSEDENTRY']._serialized_end=1409
+  _globals['_KINDSTATE']._serialized_start=1411
+  _globals['_KINDSTATE']._serialized_end=1526
+  _globals['_KINDSTATE_COUNTSENTRY']._serialized_start=1481
+  _globals['_KINDSTATE_COUNTSENTRY']._serialized_end=1526
+  _globals['_QUARANTINEDSTATE']._serialized_start=1528
+  _globals['_QUARANTINEDSTATE']._serialized_end=1635
 # @@protoc_insertion_point(module_scope)

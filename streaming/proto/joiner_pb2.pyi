@@ -90,7 +90,7 @@ class SlotState(_message.Message):
     def __init__(self, slot: _Optional[int] = ..., reward: _Optional[float] = ..., kinds: _Optional[_Iterable[str]] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class LedgerState(_message.Message):
-    __slots__ = ("of", "slots_shown", "slots_repeated", "taught", "reasons", "quarantined", "copies", "never_read")
+    __slots__ = ("of", "slots_shown", "slots_repeated", "taught", "reasons", "quarantined", "copies", "never_read", "refused")
     class OfEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,13 @@ class LedgerState(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class RefusedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     OF_FIELD_NUMBER: _ClassVar[int]
     SLOTS_SHOWN_FIELD_NUMBER: _ClassVar[int]
     SLOTS_REPEATED_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +120,7 @@ class LedgerState(_message.Message):
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     COPIES_FIELD_NUMBER: _ClassVar[int]
     NEVER_READ_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     of: _containers.MessageMap[str, KindState]
     slots_shown: int
     slots_repeated: int
@@ -121,7 +129,8 @@ class LedgerState(_message.Message):
     quarantined: _containers.RepeatedCompositeFieldContainer[QuarantinedState]
     copies: int
     never_read: int
-    def __init__(self, of: _Optional[_Mapping[str, KindState]] = ..., slots_shown: _Optional[int] = ..., slots_repeated: _Optional[int] = ..., taught: _Optional[int] = ..., reasons: _Optional[_Mapping[str, int]] = ..., quarantined: _Optional[_Iterable[_Union[QuarantinedState, _Mapping]]] = ..., copies: _Optional[int] = ..., never_read: _Optional[int] = ...) -> None: ...
+    refused: _containers.ScalarMap[str, int]
+    def __init__(self, of: _Optional[_Mapping[str, KindState]] = ..., slots_shown: _Optional[int] = ..., slots_repeated: _Optional[int] = ..., taught: _Optional[int] = ..., reasons: _Optional[_Mapping[str, int]] = ..., quarantined: _Optional[_Iterable[_Union[QuarantinedState, _Mapping]]] = ..., copies: _Optional[int] = ..., never_read: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class KindState(_message.Message):
     __slots__ = ("counts",)
