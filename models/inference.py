@@ -89,7 +89,7 @@ class FrozenDecoder:
     def __init__(self, decoder: Decoder, leaves: LeafVectors) -> None:
         config = decoder.config
         self.width, self.heads, self.history, self.reach = config.width, config.heads, config.history, config.reach
-        self.leaves, self.mix = leaves, _array(decoder.mix)
+        self.rows_read, self.leaves, self.mix = config.rows_read, leaves, _array(decoder.mix)
         self.code_DV = [_unit_rows(_array(weight)).T.copy() for weight in decoder.code_weights()]
         self.code_bias = [_array(bias) for bias in decoder.code_bias]
         self.told_VD = [_array(weight) for weight in decoder.code_weights()]

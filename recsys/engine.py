@@ -158,7 +158,7 @@ class Engine:
         digest = hashlib.sha256(f"{self.identity.run_seed}\0{request.user_id}\0{name}".encode()).digest()
         size = request.slate_size or self.config.default_slate_size
         seed = int.from_bytes(digest[16:24], "big")
-        asked = Asked(self.memory.view(request.user_id), dict(request.context), size, wish, seed)
+        asked = Asked(request.user_id, self.memory.view(request.user_id), dict(request.context), size, wish, seed)
         return _Asked(request, assign(self.experiment, request.user_id), digest[:16].hex(), asked)
 
     def _decide(self, requests: Sequence["_Asked"], now_ms: int) -> list[Decision]:

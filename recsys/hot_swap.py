@@ -16,7 +16,7 @@ from recsys.catalogue import Catalogue, item_key
 from recsys.engine import Engine
 from recsys.features import Wish
 from recsys.memory import GAP_BUCKETS, View
-from recsys.policy import Asked, Choice, DrawingConfig, GenerativePolicy, Policy
+from recsys.policy import Asked, Choice, DrawingConfig, GenerativePolicy
 from recsys.publisher import Published
 from streaming.clock import Clock
 from streaming.proto.recommender_pb2 import Degraded
@@ -30,7 +30,7 @@ class Loaded:
     """The version that answers for a variant."""
 
     published: Published
-    policy: Policy
+    policy: GenerativePolicy
     loaded_at_ms: int
     load_s: float
     """Wall seconds from its bytes to its first answer."""
@@ -74,7 +74,7 @@ class HotSwap:
             return loaded is None or loaded.published != published
         return refused.published != published or self._clock.now_ms() - refused.refused_at_ms >= RETRY_REFUSED_MS
 
-    def _serve(self, variant: str, published: Published, policy: Policy, load_s: float) -> None:
+    def _serve(self, variant: str, published: Published, policy: GenerativePolicy, load_s: float) -> None:
         # With a newer version on disk than the one to serve, that one was rolled back.
         is_newest = published.policy_version >= publisher.newest_version(self._state_dir / variant)
         self._engine.serve(variant, policy, Degraded.DEGRADED_NONE if is_newest else Degraded.DEGRADED_LAST_GOOD)
@@ -120,7 +120,8 @@ def _golden(live_ids: Sequence[str], num_kinds: int) -> list[Asked]:
     keys = [item_key(item_id) for item_id in live_ids[:rows]]
     nobody = View(*(np.zeros(0, np.int64) for _ in range(3)))
     somebody = View(np.resize(np.array(keys, np.int64), rows), np.arange(1, num_kinds), np.arange(rows) % GAP_BUCKETS)
-    return [Asked(view, {}, 10, Wish([], [], {}, seen, 0), seed=0) for view, seen in ((nobody, False), (somebody, False), (somebody, True))]
+    users = (("nobody", nobody, False), ("somebody", somebody, False), ("somebody else", somebody, True))
+    return [Asked(name, view, {}, 10, Wish([], [], {}, seen, 0), seed=0) for name, view, seen in users]
 
 
 def _mistake(choice: Choice, legal: set[str], num_expected: int) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from models.artifact import Artifact
+from models.cache import Readings
 from models.content import FloatArray
 from models.generate import WAYS, Generator, novelty
 from models.inference import FrozenDecoder, LeafVectors
@@ -45,10 +46,15 @@ class DrawingConfig:
             raise ValueError(f"drawing.value_weight is {self.value_weight}; it must be 0..100")
 
 
+KEPT_FROM, KEPT_BYTES = 256, 1 << 28
+"""Rows of memory from which on keys and values of users are kept: fewer are read anew as fast. And the most room they take."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """One request as a policy sees it."""
 
+    user_id: str
     view: View
     context: Mapping[str, str]
     slate_size: int
@@ -96,6 +102,13 @@ class GenerativePolicy:
         self._shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]), trie)
         config = artifact.decoder.config
         self._history, self._num_buckets, self._max_slots = config.rows_read, config.features, config.max_slots
+        bytes_of_user = 2 * 2 * 4 * config.width * config.history  # keys and values, in arrays at most twice as long
+        self._readings = Readings(decoder, KEPT_BYTES // bytes_of_user) if config.history >= KEPT_FROM else None
+
+    @property
+    def kept_share(self) -> float | None:
+        """Share of the requests so far whose user's memory had not to be read anew; None where none is kept, or nobody asked."""
+        return self._readings.num_gone_on / self._readings.num_asked if self._readings and self._readings.num_asked else None
 
     def decide(self, asked: Sequence[Asked], catalogue: Catalogue) -> list[Choice]:
         """See Policy."""
@@ -106,7 +119,8 @@ class GenerativePolicy:
         sizes_B = np.minimum([one.slate_size for one in asked], self._max_slots)
         uniform_BSU = _uniform([one.seed for one in asked], int(sizes_B.max()), self._generator.trie.levels + 1)
         legal, rule = legal_of(rulings, self._shelf.trie), _rule(self.drawing, len(asked))
-        slates = self._generator.draw(context, legal, rule, uniform_BSU, sizes_B, way=self.drawing.way)
+        memory = self._readings.memory([one.user_id for one in asked], context) if self._readings else None
+        slates = self._generator.draw(context, legal, rule, uniform_BSU, sizes_B, way=self.drawing.way, memory=memory)
         return [self._choice(*slate) for slate in zip(slates.item_BS, slates.logprob_BS, strict=True)]
 
     def with_drawing(self, drawing: DrawingConfig) -> "GenerativePolicy":

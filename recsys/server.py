@@ -355,4 +355,5 @@ def _version_stats(swap: HotSwap, variant: str) -> dict[str, Any]:
     loaded, refused = swap.loaded.get(variant), swap.refused.get(variant)
     status = _variant_status(variant, loaded)
     facts = {field.name: getattr(status, field.name) for field in status.DESCRIPTOR.fields if field.name != "variant"}
-    return facts | {"load_s": loaded.load_s if loaded else 0.0, "refused": refused.reason if refused else ""}
+    kept_share = loaded.policy.kept_share if loaded else None
+    return facts | {"load_s": loaded.load_s if loaded else 0.0, "refused": refused.reason if refused else "", "kept_share": kept_share}

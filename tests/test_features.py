@@ -305,7 +305,7 @@ def decide(case: Served, memory: Memory, seed: int, drawing: DrawingConfig) -> t
     version = replace(case.artifact, tokenizer=case.tokenizer_then)
     wish = random_wish(random, case.then.item_ids, case.items_offset)
     view, context = memory.view("u"), {"surface": str(random.integers(3))}
-    choice = GenerativePolicy(version, drawing).decide([Asked(view, context, 4, wish, seed)], case.then)[0]
+    choice = GenerativePolicy(version, drawing).decide([Asked("u", view, context, 4, wish, seed)], case.then)[0]
     decision = Decision(
         decision_id=f"z{seed}",
         user_id="u",

@@ -111,7 +111,7 @@ def test_status_says_what_is_served_and_how_fresh(live: Live) -> None:
     assert (stats["num_items"], stats["num_users"], stats["log_error"]) == (12, 1, "")
     assert 0 < stats["variants"][VARIANT].pop("load_s") < 20
     fields = {"policy_version": 4, "trained_through_ms": 4000, "published_at_ms": NOW_MS + 100, "loaded_at_ms": NOW_MS + 700}
-    assert stats["variants"] == {VARIANT: fields | {"refused": ""}}
+    assert stats["variants"] == {VARIANT: fields | {"refused": "", "kept_share": None}}
     assert json.loads(json.dumps(stats)) == stats
 
 

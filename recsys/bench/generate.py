@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 import torch
 
-from models.cache import MemoryCache
+from models.cache import Reading
 from models.content import FloatArray
 from models.decoder import Context, Decoder, DecoderConfig
 from models.generate import WAYS, Generator
@@ -201,20 +201,18 @@ def history_growth(lengths: Sequence[int], *, items: int = 7_000, runs: int = 10
         subject = Subject.of(items, history=length)
         generator, random = subject.generator, np.random.default_rng(3)
         context = subject.context(random, 1)
-        cache = MemoryCache(generator.decoder)
-        columns = (context.item_BL[0], context.kind_BL[0], context.gap_BL[0])
-        for row in zip(*(column.tolist() for column in columns), strict=True):
-            cache.append(*row)
+        kept, row_31 = Reading(generator.decoder), np.array([[1], [1], [0]])
+        kept.read(np.concatenate([context.item_BL, context.kind_BL, context.gap_BL]))
         legal, rule, size_B = Legal.of(subject.trie, [NOTHING], [None]), _rule(1), np.array([SLATE])
         uniform_BSU = random.random((1, SLATE, LEVELS + 1), dtype=np.float32)
         cached, fresh = _medians_ms(
             [
-                lambda: generator.draw(context, legal, rule, uniform_BSU, size_B, memory=cache.memory()),  # noqa: B023  called at once
+                lambda: generator.draw(context, legal, rule, uniform_BSU, size_B, memory=kept.memory()),  # noqa: B023  called at once
                 lambda: generator.draw(context, legal, rule, uniform_BSU, size_B),  # noqa: B023
             ],
             runs,
         )
-        (append,) = _medians_ms([lambda: cache.append(1, 1, 0)], runs)  # noqa: B023
+        (append,) = _medians_ms([lambda: kept.read(row_31)], runs)  # noqa: B023
         rows.append({"length": length, "append_ms": append, "cached_slate_ms": cached, "fresh_slate_ms": fresh})
     return rows
 

@@ -35,7 +35,7 @@ def understood(world: KnownWorld, engine: Engine, policy: GenerativePolicy, turn
     user_ids = sorted(turns)[:USERS]
     sharp = policy.with_drawing(replace(policy.drawing, way="beam", temperature=0.01, floor=0.0, novelty_bonus=0.0))
     wish = Wish((), (), {}, False, engine.catalogue.next_offset)
-    asked = [Asked(engine.memory.view(user_id), {}, RANKED, wish, seed) for seed, user_id in enumerate(user_ids)]
+    asked = [Asked(user_id, engine.memory.view(user_id), {}, RANKED, wish, seed) for seed, user_id in enumerate(user_ids)]
     choices = sharp.decide(asked, engine.catalogue)
     return [
         Understood(turns[user_id], _ndcg(world, user_id, choice.item_ids, engine.catalogue.item_ids))
