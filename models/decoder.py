@@ -320,6 +320,10 @@ class Decoder(nn.Module):
             x_BLD = block(x_BLD, upto, alone=True)
         return normed(x_BLD, self.norm)
 
+    def first_states(self, vectors: Vectors, context: Context) -> Tensor:
+        """The first slot's state of each request, (B, D)."""
+        return self.states(vectors, context, torch.zeros((len(context.item_BL), 1), dtype=torch.int64))[:, 0]
+
     def states(self, vectors: Vectors, context: Context, slate_BS: Tensor) -> Tensor:
         """States of all slots of known slates, (B, S, D): each sees the context and the slots before it."""
         memory = self.memory(vectors, context)

@@ -6,6 +6,8 @@ new item's content vector stands nearer to every state than the trained ones do,
 Shapes: N items, R item rows (0 = none), M neighbours.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -23,33 +25,42 @@ def let_in(decoder: Decoder, content_NC: Tensor, first_row: int, optimizer: torc
     """Admit new items from `first_row` on; each begins as the mean of its neighbours among the rows before."""
     decoder.admit(content_NC, first_row, optimizer)
     rows_N = torch.arange(first_row, first_row + len(content_NC))
-    lean(decoder, rows_N, torch.zeros(len(rows_N)), 1.0, first_row)
+    Neighbours.of(decoder, rows_N, first_row).lean(decoder, torch.zeros(len(rows_N)), 1.0)
 
 
-@torch.no_grad()
-def lean(decoder: Decoder, rows_N: Tensor, times_N: Tensor, kappa: float, num_rows: int) -> None:
-    """Let these rows lean on the others of 1..num_rows - 1, by how often each was met. All neighbours are taken as they were before."""
-    parts, times = torch.split(rows_N, AT_ONCE), torch.split(times_N, AT_ONCE)
-    leaned = [_leaned(decoder, part, met, kappa, num_rows) for part, met in zip(parts, times, strict=True)]
-    for at, parameter in enumerate(decoder.row_parameters()):
-        for part, values in zip(parts, leaned, strict=True):
-            parameter[part] = values[at]
+@dataclass(frozen=True)
+class Neighbours:
+    """The rows most like each of some rows, and how much each weighs; whoever has fewer has others at no weight."""
+
+    rows_N: Tensor
+    neighbour_NM: Tensor
+    weight_NM: Tensor
+
+    @staticmethod
+    @torch.no_grad()
+    def of(decoder: Decoder, rows_N: Tensor, num_rows: int) -> "Neighbours":
+        """Among 1..num_rows - 1, by their content: all of it is compared, some rows at a time."""
+        parts = [_nearest(decoder.content_RC, part_N, num_rows) for part_N in torch.split(rows_N, AT_ONCE)]
+        cosine_NM, neighbour_NM = (torch.cat(part) for part in zip(*parts, strict=True))
+        weight_NM = cosine_NM.clamp(min=0) ** SHARPNESS
+        return Neighbours(rows_N, neighbour_NM, weight_NM / (weight_NM.sum(1, keepdim=True) + RESERVE))
+
+    @torch.no_grad()
+    def lean(self, decoder: Decoder, times_N: Tensor, kappa: float) -> None:
+        """Let the rows lean on them, by how often each was met. All neighbours are taken as they were before."""
+        own_N1 = (times_N / (times_N + kappa) if kappa else torch.ones(len(times_N)))[:, None]
+        for parameter in decoder.row_parameters():
+            row_RX = parameter.view(len(parameter), -1)
+            parts = zip(*(torch.split(tensor, AT_ONCE) for tensor in (self.weight_NM, self.neighbour_NM)), strict=True)
+            mean_NX = torch.cat([(weight_NM[:, None] @ row_RX[neighbour_NM])[:, 0] for weight_NM, neighbour_NM in parts])
+            row_RX[self.rows_N] = own_N1 * row_RX[self.rows_N] + (1 - own_N1) * mean_NX
 
 
-def _leaned(decoder: Decoder, rows_N: Tensor, times_N: Tensor, kappa: float, num_rows: int) -> list[Tensor]:
-    """New values of each row parameter."""
-    likeness_NR = decoder.content_RC[rows_N] @ decoder.content_RC[:num_rows].T
+def _nearest(content_RC: Tensor, rows_N: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Cosine and row of the nearest others, (N, M)."""
+    likeness_NR = content_RC[rows_N] @ content_RC[:num_rows].T
     likeness_NR[:, 0] = -1
     inside_N = rows_N < num_rows
     likeness_NR[torch.arange(len(rows_N))[inside_N], rows_N[inside_N]] = -1
     cosine_NM, neighbour_NM = likeness_NR.topk(min(NEIGHBOURS, num_rows), 1)
-    weight_NM = cosine_NM.clamp(min=0) ** SHARPNESS
-    weight_NM = weight_NM / (weight_NM.sum(1, keepdim=True) + RESERVE)
-    own_N = times_N / (times_N + kappa) if kappa else torch.ones(len(times_N))
-    values = []
-    for parameter in decoder.row_parameters():
-        near_NMD = parameter[neighbour_NM].flatten(2) if parameter.dim() > 1 else parameter[neighbour_NM][..., None]
-        mean_N = (weight_NM[:, None] @ near_NMD)[:, 0].view(len(rows_N), *parameter.shape[1:])
-        share_N = own_N.view(-1, *[1] * (parameter.dim() - 1))
-        values.append(share_N * parameter[rows_N] + (1 - share_N) * mean_N)
-    return values
+    return cosine_NM, neighbour_NM

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -137,13 +138,27 @@ def weigh(model: NextItemModel, histories: Sequence[IntArray], targets: IntArray
     random = np.random.Generator(np.random.PCG64(seed))
     optimizer = torch.optim.Adam(weights, lr=WEIGHING_LR, betas=(0.9, 0.98))
     parts = [part for _ in range(epochs) for part in np.array_split(random.permutation(len(targets)), -(-len(targets) // batch))]
-    for step, part in enumerate(parts):
-        for group in optimizer.param_groups:
-            group["lr"] = WEIGHING_LR * 0.5 * (1 + math.cos(math.pi * step / len(parts)))
-        loss = model.weighing_loss(right_aligned([histories[at] for at in part], model.history), targets[part])
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
+    with _alone(weights, model.module):
+        for step, part in enumerate(parts):
+            for group in optimizer.param_groups:
+                group["lr"] = WEIGHING_LR * 0.5 * (1 + math.cos(math.pi * step / len(parts)))
+            loss = model.weighing_loss(right_aligned([histories[at] for at in part], model.history), targets[part])
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+
+
+@contextmanager
+def _alone(weights: Sequence[nn.Parameter], module: nn.Module) -> Iterator[None]:
+    """Inside, these alone of a module's weights have gradients: nothing is computed for the others."""
+    others = [weight for weight in module.parameters() if weight.requires_grad and all(weight is not one for one in weights)]
+    for weight in others:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in others:
+            weight.requires_grad_()
 
 
 @dataclass(frozen=True)

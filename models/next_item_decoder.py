@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.content import FloatArray
 from models.decoder import Context, Decoder, Vectors
-from models.neighbours import lean, let_in
+from models.neighbours import Neighbours, let_in
 from models.next_item import right_aligned
 from models.remembered import Remembered
 from models.scoring import Scored, Wanted, inner_contents
@@ -103,7 +103,7 @@ class NextItemDecoder:
         """See NextItemModel."""
         with torch.no_grad():
             vectors = self._vectors()
-            state_BD = self.decoder.place_states(vectors, context_of(item_BL))[:, -1]
+            state_BD = self.decoder.first_states(vectors, context_of(item_BL))
         remembered = Remembered.of(context_of(item_BL), self.trie, self.successors)
         return -self._scored(vectors).logprobs(state_BD, self._asked(remembered), target_B).mean()
 
@@ -135,7 +135,7 @@ class NextItemDecoder:
         """See NextItemModel: log p of every row, summed over the levels of its id; a few requests at a time."""
         vectors, parts = self._vectors(), []
         for part_BL in np.split(item_BL, range(AT_ONCE, len(item_BL), AT_ONCE)):
-            state_BD = self.decoder.place_states(vectors, context_of(part_BL))[:, -1]
+            state_BD = self.decoder.first_states(vectors, context_of(part_BL))
             remembered = Remembered.of(context_of(part_BL), self.trie, self.successors)
             parts.append(self._scored(vectors).all_logprobs(state_BD, self._asked(remembered)).cpu().numpy())
         score_BR = np.full((len(item_BL), self.trie.num_items + 1), -np.inf, np.float32)
@@ -157,12 +157,12 @@ class NextItemDecoder:
 def settle(model: NextItemDecoder, times_R: IntArray, validate: Callable[[], float], kappas: Sequence[float] = (0, 1, 3, 8)) -> float:
     """Let rare items lean on their neighbours, as much as is best for `validate`; `times_R` says how often each row was met."""
     own = [parameter.detach().clone() for parameter in model.decoder.row_parameters()]
-    rows_N, times_N = torch.arange(1, len(times_R)), torch.as_tensor(times_R[1:]).float()
+    near, times_N = Neighbours.of(model.decoder, torch.arange(1, len(times_R)), len(times_R)), torch.as_tensor(times_R[1:]).float()
 
     def settled(kappa: float) -> None:
         with torch.no_grad():
             torch._foreach_copy_([*model.decoder.row_parameters()], own)
-        lean(model.decoder, rows_N, times_N, kappa, len(times_R))
+        near.lean(model.decoder, times_N, kappa)
 
     reached = {}
     for kappa in kappas:

@@ -58,14 +58,15 @@ class _NodeProducts(torch.autograd.Function):
         return torch.empty_like(fit_QC).index_copy_(0, order_Q, fit_QC)
 
     @staticmethod
-    def backward(ctx: Any, grad_QC: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_QC: Tensor) -> tuple[Tensor, Tensor | None, None]:
         sorted_QD, child_PD, order_Q = ctx.saved_tensors
         sorted_QC = grad_QC[order_Q]
-        query_QD, grad_PD = torch.empty_like(sorted_QD), torch.empty_like(child_PD)
+        query_QD, grad_PD = torch.empty_like(sorted_QD), torch.empty_like(child_PD) if ctx.needs_input_grad[1] else None
         for walks, places in ctx.nodes.slices():
             fit_QC = sorted_QC[walks, : places.stop - places.start]
             torch.mm(fit_QC, child_PD[places], out=query_QD[walks])
-            torch.mm(fit_QC.T, sorted_QD[walks], out=grad_PD[places])
+            if grad_PD is not None:
+                torch.mm(fit_QC.T, sorted_QD[walks], out=grad_PD[places])
         return torch.empty_like(query_QD).index_copy_(0, order_Q, query_QD), grad_PD, None
 
 

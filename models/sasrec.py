@@ -94,6 +94,10 @@ class SasrecTrunk(Decoder):
         states: Tensor = self.stack(vectors.items(items_BL) * self.config.width**0.5, items_BL > 0)
         return states
 
+    def first_states(self, vectors: Vectors, context: Context) -> Tensor:
+        """See Decoder."""
+        return self.place_states(vectors, context)[:, -1]
+
 
 class _Stack(nn.Module):
     """Positions, blocks, a last norm."""

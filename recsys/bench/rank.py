@@ -31,6 +31,8 @@ LOG = logging.getLogger(__name__)
 
 VALIDATED = 5_000
 """Users whose validation item is ranked after each epoch, at most, drawn by the seed."""
+WEIGHED = 25_000
+"""Users on whose validation items a trained model is weighed, at most."""
 COLD_EVENTS = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -119,19 +121,22 @@ def trained(maker: Maker, task: Task, config: RankConfig, seed: int) -> tuple[Ne
     forget_peak()
     begun = time.perf_counter()
     model, split = maker(task, seed), task.split
-    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.valid))[:VALIDATED]
-    histories, targets = [split.train[user] for user in chosen], split.valid[chosen]
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.valid))
+    histories, targets = [split.train[user] for user in order[:VALIDATED]], split.valid[order[:VALIDATED]]
 
     def validate() -> float:
         return ndcg(rank(scores_of(model), histories, targets).all_U, 10)
 
+    def weighed() -> None:
+        weigh(model, [split.train[user] for user in order[:WEIGHED]], split.valid[order[:WEIGHED]], seed)
+
     with config.device.visit(model.module):
         fitted = fit(model, split.train, config.fit, seed, validate)
-        weigh(model, split.train, split.valid, seed)
+        weighed()
         took = {"epochs": float(fitted.best_epoch)}
         if isinstance(model, NextItemDecoder):
             took["kappa"] = settle(model, split.counts(), validate)
-            weigh(model, split.train, split.valid, seed)
+            weighed()
     took |= {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb()}
     return model, took | {"valid_ndcg_at_10": fitted.best, "sequences_per_s": fitted.sequences_per_s}
 
