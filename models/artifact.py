@@ -18,14 +18,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from models.content import ContentRule, FloatArray, Projection
+from models.content import ContentRule, Projection
 from models.decoder import Decoder, DecoderConfig
 from models.embeddings import capacity_for
 from models.successors import SuccessorCounts
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 TENSORS = ("items", "trie", "weights")
@@ -51,8 +51,6 @@ class Artifact:
     retired_N: npt.NDArray[np.bool_]
     trie: Trie
     """The tree of its ids."""
-    exposures_R: FloatArray
-    """How often each item row was shown by this variant; row 0 is unused."""
     followed: SuccessorCounts
     """What followed what."""
     facts: Mapping[str, Any]
@@ -146,7 +144,6 @@ def _item_arrays(artifact: Artifact) -> Arrays:
     arrays: Arrays = {
         "ids": artifact.tokenizer.ids_NK,
         "retired": artifact.retired_N,
-        "exposures": artifact.exposures_R,
         "followed": artifact.followed.key_P,
         "followed_counts": artifact.followed.count_P,
         "text_mean": artifact.content.text.mean_G,
@@ -185,7 +182,6 @@ def _assembled(manifest: Mapping[str, Any], item_ids: tuple[str, ...], files: Ma
         item_ids=item_ids,
         retired_N=items["retired"],
         trie=trie,
-        exposures_R=items["exposures"],
         followed=SuccessorCounts(items["followed"], items["followed_counts"]),
         facts=manifest["facts"],
     )
@@ -197,7 +193,6 @@ def _refuse_misfits(items: Arrays, weights: Arrays, shape: tuple[int, int], code
     found_and_needed = {
         "shape of ids": (items["ids"].shape, shape),
         "number of retired": (len(items["retired"]), num_items),
-        "number of exposures": (len(items["exposures"]), num_items + 1),
         "rows of the weights": (len(weights["content_RC"]), capacity_for(num_items + 1)),
         "number of centroids": ([len(items[f"centroids.{level}"]) for level in range(len(codes))], list(codes)),
     }

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.affinity import Affinity
 from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
 from models.trie import IntArray, Trie
-from models.value import ValueLevel
+from models.value import Record, ValueLevel, counted
 
 LOGIT_SCALE = 1 / 0.07
 LOGIT_SCALE_MAX = 40.0
@@ -191,6 +192,7 @@ class Decoder(nn.Module):
         self.value = nn.Linear(width, width)
         self.code_value = nn.ParameterList(torch.zeros(count) for count in codes)
         self.value_level = ValueLevel(width, num_kinds)
+        self.affinity = Affinity(content_RC.shape[1])
         self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()
 
@@ -249,6 +251,11 @@ class Decoder(nn.Module):
                 grow_rows(parameter, capacity, optimizer)
         self.content_RC[first_row:last] = content_NC
         self.evict(torch.arange(first_row, last), optimizer)
+
+    def fade(self, keep: float) -> None:
+        """Forget so much of how sure the Newton steps are; what they found stays."""
+        self.value_information *= keep
+        self.affinity.information *= keep
 
     def evict(self, rows_N: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Forget what was learned of these items."""
@@ -343,29 +350,39 @@ class Decoder(nn.Module):
             state_QD = state_QD + self.deeper[level - 1](F.relu(told_QD).square())
         return F.normalize(state_QD, dim=-1) * self.log_scale[level].exp().clamp(max=LOGIT_SCALE_MAX)
 
-    def value_logits(self, vectors: Vectors, state_QD: Tensor, record_QK: Tensor, item_Q: Tensor) -> Tensor:
-        """q(context, slot, item) as a logit, (Q,)."""
-        return self._value_of(state_QD, record_QK, vectors.leaves(item_Q)) + self.value_bias[item_Q]
+    def record(self, context: Context, num_items: int) -> Record:
+        """What the memories say in numbers, as far as they speak of the first `num_items` rows, (B, K) and (B, Z)."""
+        item_BL = np.where(context.item_BL <= num_items, context.item_BL, 0)
+        content_BLC = F.embedding(torch.as_tensor(item_BL), self.content_RC)
+        return Record(counted(context.kind_BL, self.num_kinds), self.affinity.standing(item_BL, context.kind_BL, content_BLC))
 
-    def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record_QK: Tensor, code_Q: Tensor, level: int) -> Tensor:
+    def value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, item_Q: Tensor) -> Tensor:
+        """q(context, slot, item) as a logit, (Q,)."""
+        suits_Q = self.affinity(record.standing_QZ, self.content_RC[item_Q])
+        return self._value_of(state_QD, record, vectors.leaves(item_Q)) + suits_Q + self.value_bias[item_Q]
+
+    def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, code_Q: Tensor, level: int) -> Tensor:
         """The same of a code of an inner level, (Q,): the reward of what was shown under it."""
         vector_QD = F.embedding(code_Q, vectors.code_VD[level])
-        return self._value_of(state_QD, record_QK, vector_QD) + self.code_value[level][code_Q]
+        return self._value_of(state_QD, record, vector_QD) + self.code_value[level][code_Q]
 
-    def _value_of(self, state_QD: Tensor, record_QK: Tensor, vector_QD: Tensor) -> Tensor:
-        """What is expected of an item or code with this vector, but for its own part."""
+    def _value_of(self, state_QD: Tensor, record: Record, vector_QD: Tensor) -> Tensor:
+        """What is expected of an item or code with this vector, but for what Newton steps know of it."""
         fit_Q: Tensor = (self.value(state_QD) * vector_QD).sum(-1)
-        return fit_Q + self.value_level(state_QD, record_QK)
+        return fit_Q + self.value_level(state_QD, record.counts_QK)
 
     @torch.no_grad()
-    def correct(self, item_Q: Tensor, error_Q: Tensor, information_Q: Tensor, spread: float) -> None:
-        """Move `value_bias` by what was wrong about the items shown: one Newton step on each, as far as it is not known yet.
+    def correct(self, item_Q: Tensor, standing_QZ: Tensor, error_Q: Tensor, information_Q: Tensor, spread: float) -> None:
+        """Move what is expected by what was wrong about the items shown: a Newton step of `affinity`, then one of each `value_bias`.
 
         The mode of a logistic model with a normal prior of standard deviation `spread` logits, its curvature kept as a diagonal
         (online Laplace, MacKay 1992): Δ = Σ error / (1 / spread² + all information so far). So a new item's first clicks move
         it far and a known one's little.
         """
+        doubt_Q = 1 / (spread**-2 + self.value_information[item_Q])
+        moved_Q = self.affinity.correct(standing_QZ, self.content_RC[item_Q], error_Q, information_Q, doubt_Q, spread)
         self.value_information.index_add_(0, item_Q, information_Q)
+        error_Q = error_Q - information_Q * moved_Q
         step_R = torch.zeros_like(self.value_bias).index_add_(0, item_Q, error_Q)
         self.value_bias.add_(step_R / (spread**-2 + self.value_information))
 

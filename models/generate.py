@@ -15,7 +15,7 @@ import numpy as np
 
 from models.beam import draw_beam
 from models.content import FloatArray
-from models.decoder import Context
+from models.decoder import Context, Decoder
 from models.inference import FrozenDecoder, Memory
 from models.successors import Successors
 from models.trie import CountArray, IntArray, Legal, Trie
@@ -34,9 +34,12 @@ class Slates:
     """Of a beam, log κ: what the perturbed log-probability of an item had to pass to be drawn (-inf where all legal ones were)."""
 
 
-def novelty(exposures_R: FloatArray) -> FloatArray:
-    """1 / sqrt(1 + exposures): the shape of a count-based bonus (Strehl and Littman 2008)."""
-    return (1 / np.sqrt(1 + exposures_R)).astype(np.float32)
+def novelty(decoder: Decoder, num_rows: int) -> FloatArray:
+    """1 / sqrt(1 + what is known of an item), 0..1, (R,): the shape of a count-based bonus (Strehl and Littman 2008).
+
+    What is known fades, so that an item that was not shown for long is new again.
+    """
+    return (1 / np.sqrt(1 + decoder.value_information[:num_rows].numpy(force=True))).astype(np.float32)
 
 
 class Generator:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import Linear
 
+from models.affinity import row_weights
 from models.content import FloatArray
 from models.decoder import LOGIT_SCALE_MAX, NORM_EPS, Block, Context, Decoder
 from models.trie import Children, CountArray, IntArray, Trie
@@ -96,6 +97,7 @@ class FrozenDecoder:
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
         self.told_value = (_array(decoder.value.weight).T.copy(), _array(decoder.value.bias))
+        self.affinity_ZS = _array(decoder.affinity.weight)
         self.code_value = [_array(bias) for bias in decoder.code_value]
         self.hint_logits, self.match_logits = _array(decoder.hint_logits()), _array(decoder.match_logits())
         self.event = _array(decoder.kind.weight)[:, None] + _array(decoder.gap.weight)
@@ -205,6 +207,14 @@ class FrozenDecoder:
         weight, bias = self.told_value
         vector_QD: FloatArray = state_QD @ weight + bias
         return vector_QD
+
+    def suited(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: FloatArray) -> FloatArray:
+        """See `Affinity.suited`."""
+        told, said = (len(self.affinity_ZS) - 1) // 2, self.affinity_ZS.shape[1]
+        mean_BT = (row_weights(item_BL, kind_BL) @ content_BLC[..., :told]).reshape(len(item_BL), 2 * told)
+        suited_BC = np.zeros((len(item_BL), content_BLC.shape[2]), np.float32)
+        suited_BC[:, :said] = self.affinity_ZS[0] + mean_BT @ self.affinity_ZS[1:]
+        return suited_BC
 
     def code_logits(self, query_QD: FloatArray, level: int, code_QC: CountArray) -> FloatArray:
         """Logits of some codes of an inner level, (Q, C); unit vectors and a bias."""

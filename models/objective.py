@@ -17,7 +17,7 @@ from models.decoder import Context
 from models.losses import POLICY_LOSSES, Ratios, leave_one_out, value_loss
 from models.scoring import Scored
 from models.trie import BoolArray, IntArray, Legal
-from models.value import record
+from models.value import Record
 from models.walk import Asked, Rule
 
 
@@ -85,6 +85,7 @@ class Surprise:
     num_slates: int
     slate_Q: IntArray
     item_Q: Tensor
+    standing_QZ: Tensor
     expected_Q: Tensor
     earned_Q: Tensor
     weight_Q: Tensor
@@ -92,15 +93,16 @@ class Surprise:
     def __add__(self, other: "Surprise") -> "Surprise":
         """That of two parts of a batch, one after the other."""
         slate_Q = np.concatenate([self.slate_Q, self.num_slates + other.slate_Q])
-        columns = ((getattr(self, name), getattr(other, name)) for name in ("item_Q", "expected_Q", "earned_Q", "weight_Q"))
+        names = ("item_Q", "standing_QZ", "expected_Q", "earned_Q", "weight_Q")
+        columns = ((getattr(self, name), getattr(other, name)) for name in names)
         return Surprise(self.num_slates + other.num_slates, slate_Q, *(torch.cat(pair) for pair in columns))
 
-    def of(self, slates: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Item, error and information of the first `slates` slates: see `Decoder.correct`."""
+    def of(self, slates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Item, standing, error and information of the first `slates` slates: see `Decoder.correct`."""
         error_Q = self.weight_Q * (self.earned_Q - self.expected_Q)
         information_Q = self.weight_Q * self.expected_Q * (1 - self.expected_Q)
         kept_Q = torch.as_tensor(self.slate_Q < slates)
-        return self.item_Q[kept_Q], error_Q[kept_Q], information_Q[kept_Q]
+        return self.item_Q[kept_Q], self.standing_QZ[kept_Q], error_Q[kept_Q], information_Q[kept_Q]
 
 
 @dataclass(frozen=True)
@@ -142,12 +144,14 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     reward_Q, logged_Q = reward_BS[shown_BS], torch.as_tensor(batch.logged_BS)[shown_BS]
     weight_Q = torch.as_tensor(batch.weight_B[at_B])
 
-    value_Q, *code_values = shown_values(scored, batch, state_BSD)
+    record = scored.record(batch.context).at(at_B)
+    value_Q, *code_values = shown_values(scored, batch, state_BSD, record)
     # of the items, then of the codes that they lie under
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
     loss = config.value_weight * (value + sum(under))
     expected_Q = value_Q.detach().sigmoid()
-    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(item_Q), expected_Q, reward_Q.clamp(0, 1), weight_Q)
+    columns = expected_Q, reward_Q.clamp(0, 1), weight_Q
+    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(item_Q), record.standing_QZ, *columns)
     taken_Q = ~own_Q & (reward_Q > 0)
     if not own_Q.any() and not (config.likelihood_weight and taken_Q.any()):  # nobody asks what the policy says of these
         return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)
@@ -163,16 +167,18 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     return Terms(loss, float(policy.detach()), float(value.detach()), float(likelihood.detach()), ratios, surprise)
 
 
-def shown_values(scored: Scored, batch: Batch, state_BSD: Tensor) -> list[Tensor]:
-    """What the shown slots are expected to earn, as logits with gradient: (Q,) of the items, then of the codes of each inner level."""
+def shown_values(scored: Scored, batch: Batch, state_BSD: Tensor, record: Record) -> list[Tensor]:
+    """What the shown slots are expected to earn, as logits with gradient: (Q,) of the items, then of the codes of each inner level.
+
+    `record` has one row a shown slot.
+    """
     decoder, vectors = scored.decoder, scored.vectors
     at_B, at_S = batch.shown_BS.nonzero()
     state_QD, item_Q = state_BSD[torch.as_tensor(at_B), torch.as_tensor(at_S)], batch.slate_BS[at_B, at_S]
-    record_QK = record(batch.context.kind_BL, decoder.num_kinds)[torch.as_tensor(at_B)]
     codes = enumerate(scored.inner_codes(item_Q))
     return [
-        decoder.value_logits(vectors, state_QD, record_QK, torch.as_tensor(item_Q)),
-        *(decoder.code_value_logits(vectors, state_QD, record_QK, code_Q, level) for level, code_Q in codes),
+        decoder.value_logits(vectors, state_QD, record, torch.as_tensor(item_Q)),
+        *(decoder.code_value_logits(vectors, state_QD, record, code_Q, level) for level, code_Q in codes),
     ]
 
 

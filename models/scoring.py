@@ -17,6 +17,7 @@ from models.node_products import Nodes, node_products
 from models.remembered import Remembered
 from models.successors import Successors
 from models.trie import Children, CountArray, IntArray, Trie
+from models.value import Record
 from models.walk import Asked
 
 Wanted = Asked[Remembered]
@@ -62,6 +63,10 @@ class Scored:
         leaf_Q = self.trie.leaf_of_item[item_Q]
         levels = range(self.trie.levels - 1)
         return [torch.as_tensor(self.trie.codes[level][self.trie.child_over(leaf_Q, level)].astype(np.int64)) for level in levels]
+
+    def record(self, context: Context) -> Record:
+        """What the memory of requests says in numbers, one row each."""
+        return self.decoder.record(context, self.trie.num_items)
 
     def remembered(self, context: Context) -> Remembered:
         """What the memory of requests adds; see models/remembered.py."""
@@ -145,8 +150,11 @@ class Scored:
         """What decoder, likeness of content and novelty make of the children, (Q, C): one product for all of it."""
         level = len(prefix)
         nodes, place_P = Nodes.of(node_Q, self.trie.starts[level])
-        wish_QC = self.wishes(asked.remembered, level)[torch.as_tensor(asked.of_Q)]
         bonus_Q1, value_Q1 = (torch.as_tensor(rule_B)[:, None] for rule_B in (asked.rule.bonus_B, asked.rule.value_B))
+        of_Q = torch.as_tensor(asked.of_Q)
+        wish_QC = self.wishes(asked.remembered, level)[of_Q]
+        if level + 1 == self.trie.levels:
+            wish_QC = wish_QC + value_Q1 * self.suited(asked.remembered)[of_Q]
         # what the value head says is what rewards taught it: no other loss moves it
         query_QD = self.decoder.query(state_QD, prefix) + value_Q1 * self.decoder.value(state_QD).detach()
         told = torch.cat([query_QD, wish_QC, bonus_Q1, value_Q1, torch.ones_like(bonus_Q1)], 1)
@@ -182,8 +190,14 @@ class Scored:
         """The content that each request's memory asks for, (B, content): that of its rows, each times its `match`."""
         kind_BL, age_L = torch.as_tensor(remembered.kind_BL), torch.as_tensor(remembered.age_L)
         weight_BL = self.decoder.match_logits()[level][kind_BL, age_L.expand_as(kind_BL)]
-        content_BLC = F.embedding(torch.as_tensor(remembered.item_BL), self.decoder.content_RC)
-        return (weight_BL[:, None] @ content_BLC)[:, 0]
+        return (weight_BL[:, None] @ self._recalled(remembered))[:, 0]
+
+    def suited(self, remembered: Remembered) -> Tensor:
+        """The content of which the value head's `affinity` expects most, (B, content)."""
+        return self.decoder.affinity.suited(remembered.item_BL, remembered.kind_BL, self._recalled(remembered))
+
+    def _recalled(self, remembered: Remembered) -> Tensor:
+        return F.embedding(torch.as_tensor(remembered.item_BL), self.decoder.content_RC)
 
 
 def inner_contents(trie: Trie, content_RC: Tensor) -> list[FloatArray]:

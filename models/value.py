@@ -6,6 +6,8 @@ choice, only what is expected. Knows nothing of policies, items or training.
 Shapes: B requests, L history, Q any set of (request, slot) pairs, D width, K row kinds.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,11 +18,25 @@ SHRINK = 2.0
 """Rows of no kind that stand beside those of a user, so that one click is no rate of one."""
 
 
-def record(kind_BL: IntArray, num_kinds: int) -> Tensor:
+def counted(kind_BL: IntArray, num_kinds: int) -> Tensor:
     """How often the context holds each kind of row: as a share, and as log(1 + count), (B, 2 K); blank rows (kind 0) do not count."""
     count_BK = F.one_hot(torch.as_tensor(kind_BL), num_kinds).sum(1).float()
     count_BK[:, 0] = 0
     return torch.cat([count_BK / (count_BK.sum(1, keepdim=True) + SHRINK), count_BK.log1p()], 1)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a memory says in numbers: what the value head reads beside the state."""
+
+    counts_QK: Tensor
+    """See `counted`."""
+    standing_QZ: Tensor
+    """See `Affinity.standing`."""
+
+    def at(self, at_Q: IntArray) -> "Record":
+        """Of some of the requests, in any number."""
+        return Record(self.counts_QK[torch.as_tensor(at_Q)], self.standing_QZ[torch.as_tensor(at_Q)])
 
 
 class ValueLevel(nn.Module):

@@ -101,20 +101,22 @@ class Walker:
         self.decoder, self.trie, self._successors = decoder, trie, successors
         self._novelty_F = novelty_R[trie.item_of_leaf]
         self._contents = [*node_contents(trie, decoder.leaves.content_FC), decoder.leaves.content_FC]
-        self._tells = bool(decoder.hint_logits.any() or decoder.match_logits.any())
+        self._tells = bool(decoder.hint_logits.any() or decoder.match_logits.any() or decoder.affinity_ZS.any())
 
     def asked(self, legal: Legal, rule: Rule, context: Context) -> Wanted:
         """One walk a request."""
-        return Asked.of(legal, rule, self.told(context))
+        return Asked.of(legal, rule, self.told(context, rule))
 
-    def told(self, context: Context) -> Told | None:
+    def told(self, context: Context, rule: Rule) -> Told | None:
         """Looked up once per request; None while all these weights are 0."""
         if not self._tells:
             return None
-        remembered = Remembered.of(context, self.trie, self._successors)
-        content_BLC = self.decoder.leaves.contents(remembered.item_BL)
-        weight_KBL = self.decoder.match_logits[:, remembered.kind_BL, remembered.age_L]
+        decoder, remembered = self.decoder, Remembered.of(context, self.trie, self._successors)
+        content_BLC = decoder.leaves.contents(remembered.item_BL)
+        weight_KBL = decoder.match_logits[:, remembered.kind_BL, remembered.age_L]
+        suited_BC = rule.value_B[:, None] * decoder.suited(remembered.item_BL, remembered.kind_BL, content_BLC)
         wish_KBC = list((weight_KBL[:, :, None] @ content_BLC)[:, :, 0])
+        wish_KBC[-1] += suited_BC
         root, walks = self.trie.children(np.zeros(1, np.int64), 0), np.arange(len(context.item_BL))
         told = Told(remembered, wish_KBC, np.zeros((len(walks), int(root.end_Q[0] - root.start_Q[0])), np.float32))
         self._tell(told.root_BC, told, 0, walks, np.zeros(len(walks), np.int64), root)

@@ -39,7 +39,7 @@ from streaming.partition_join import memory_needed
 
 LOG = logging.getLogger(__name__)
 
-STATE_SCHEMA = 4
+STATE_SCHEMA = 5
 READ_RECORDS = 1_000
 """Records of a partition that are read at once: what is read ahead waits in the joiner, in memory and in every checkpoint."""
 

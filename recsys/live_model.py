@@ -49,11 +49,10 @@ class LiveModel:
         decoder: Decoder,
         tokenizer: Tokenizer,
         content: ContentRule,
-        exposures_R: FloatArray,
         followed: SuccessorCounts,
     ) -> None:
         self.catalogue, self.decoder, self.tokenizer, self.content = catalogue, decoder, tokenizer, content
-        self.exposures_R, self.followed = exposures_R, followed
+        self.followed = followed
         self._frozen: Successors | None = None
         self._shelf: Shelf | None = None
         self._contents: list[FloatArray] = []
@@ -74,14 +73,14 @@ class LiveModel:
         content_RC = torch.from_numpy(np.concatenate([np.zeros((1, vectors_NC.shape[1]), np.float32), vectors_NC]))
         codes = [len(centroids) for centroids in tokenizer.centroids]
         decoder = Decoder(config.decoder, codes=codes, content_RC=content_RC, num_kinds=num_kinds)
-        return LiveModel(catalogue, decoder, tokenizer, content, np.zeros(len(items) + 1, np.float32), SuccessorCounts())
+        return LiveModel(catalogue, decoder, tokenizer, content, SuccessorCounts())
 
     @staticmethod
     def of(artifact: Artifact, catalogue: Catalogue) -> "LiveModel":
         """The model of a version; `catalogue` must know its items in the same rows."""
         if tuple(catalogue.item_ids[: len(artifact.item_ids)]) != artifact.item_ids:
             raise ValueError("the items stream is not the one this version was made from: its first items differ")
-        return LiveModel(catalogue, artifact.decoder, artifact.tokenizer, artifact.content, artifact.exposures_R, artifact.followed)
+        return LiveModel(catalogue, artifact.decoder, artifact.tokenizer, artifact.content, artifact.followed)
 
     @property
     def num_rows(self) -> int:
@@ -113,7 +112,6 @@ class LiveModel:
     def _begin_rows(self, content_NC: Tensor, first: int, optimizer: Optimizer | None) -> None:
         """Rows from `first` on, whose ids are there already."""
         let_in(self.decoder, content_NC, first, optimizer)
-        self.exposures_R = np.concatenate([self.exposures_R, np.zeros(len(content_NC), np.float32)])
         self._set_vocabulary()
 
     def shelf(self, items_offset: int) -> Shelf:
@@ -129,7 +127,7 @@ class LiveModel:
         asked = shelf.trie.siblings(batch.slate_BS[batch.shown_BS])
         rows_N = np.unique(np.concatenate([[0], asked, batch.slate_BS.ravel(), batch.context.item_BL.ravel()]))
         vectors = self.decoder.vectors(rows_N)
-        return Scored(self.decoder, vectors, shelf.trie, self._contents, novelty(self.exposures_R), self._successors())
+        return Scored(self.decoder, vectors, shelf.trie, self._contents, novelty(self.decoder, self.num_rows), self._successors())
 
     def artifact(self, facts: Mapping[str, Any]) -> Artifact:
         """The present state as a version; shares memory with it."""
@@ -141,7 +139,6 @@ class LiveModel:
             item_ids=tuple(self.vocabulary.item_ids),
             retired_N=retired_N,
             trie=Trie.built(self.tokenizer.ids_NK, retired_N),
-            exposures_R=self.exposures_R,
             followed=self.followed,
             facts=facts,
         )

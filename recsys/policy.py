@@ -29,7 +29,7 @@ class DrawingConfig:
     floor: float = 0.02
     """Share of each slot that is spread evenly over all legal items."""
     novelty_bonus: float = 0.5
-    """Added to the logit of an item never shown; falls with 1 / sqrt(1 + exposures)."""
+    """Added to the logit of an item of which nothing is known; falls with 1 / sqrt(1 + what is known of it)."""
     value_weight: float = 4.0
     """Added to each logit, times what the value head says: expected rewards choose beside what is usually taken."""
 
@@ -98,7 +98,9 @@ class GenerativePolicy:
         self.trained_through_ms = int(artifact.facts["trained_through_ms"])
         trie = artifact.trie
         decoder = FrozenDecoder(artifact.decoder, LeafVectors.of(artifact.decoder, trie))
-        self._generator = Generator(decoder, trie, novelty(artifact.exposures_R), artifact.followed.frozen(len(artifact.item_ids) + 1))
+        self._generator = Generator(
+            decoder, trie, novelty(artifact.decoder, len(artifact.item_ids) + 1), artifact.followed.frozen(len(artifact.item_ids) + 1)
+        )
         self._shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]), trie)
         config = artifact.decoder.config
         self._history, self._num_buckets, self._max_slots = config.rows_read, config.features, config.max_slots

@@ -186,12 +186,9 @@ class Trainer:
         if reason is not None:
             LOG.warning("minute %d: refused: %s", minute, reason)
         else:
-            self.model.decoder.value_information *= self.config.value_keep
+            self.model.decoder.fade(self.config.value_keep)
             self.model.decoder.correct(*terms.surprise.of(len(fresh)), self.config.value_spread)
             self.model.count(*followed(own, self.model.vocabulary), self.config.successors_keep)
-        for lesson in own:  # what was shown was shown, whatever is believed of what came of it
-            shown = [item_id for item_id, is_shown in zip(lesson.item_ids, lesson.shown, strict=True) if is_shown]
-            np.add.at(self.model.exposures_R, self.model.vocabulary.known_rows(shown), 1)
         return Updated(terms, reason, sum(weight < 1 for weight in fair))
 
     def _batches_of(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> tuple[Shelf, list[Batch]]:

@@ -62,7 +62,6 @@ def small_artifact(
         item_ids=tuple(names),
         retired_N=retired_N,
         trie=Trie.built(tokenizer.ids_NK, retired_N),
-        exposures_R=np.zeros(len(names) + 1, np.float32),
         followed=SuccessorCounts(),
         facts={
             "policy_version": policy_version,

@@ -290,7 +290,6 @@ def served(seed: int, levels: int) -> Served:
         item_ids=tuple(then.item_ids),
         retired_N=retired_N,
         trie=Trie.built(ids_NK[:size], retired_N),
-        exposures_R=random.integers(0, 9, size + 1).astype(np.float32),
         followed=SuccessorCounts(),
         facts={"policy_version": 3, "trained_through_ms": 0},
     )
@@ -351,10 +350,11 @@ def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, level
     maker = BatchMaker(case.now, shelf, HISTORY, FEATURES)
     batch = maker.batch(learned, [len(case.artifact.item_ids) + 1] * len(learned))
     assert batch.shown_BS.sum() == sum(len(decision.item_ids) for decision, _ in made) > 8
-    exposures_R = np.concatenate([case.artifact.exposures_R, np.zeros(len(alive_R) - len(case.artifact.exposures_R), np.float32)])
     decoder = case.artifact.decoder
     contents = inner_contents(shelf.trie, decoder.content_RC)
-    scored = Scored(decoder, decoder.vectors(np.arange(len(alive_R))), shelf.trie, contents, novelty(exposures_R), Successors.none())
+    scored = Scored(
+        decoder, decoder.vectors(np.arange(len(alive_R))), shelf.trie, contents, novelty(decoder, len(alive_R)), Successors.none()
+    )
     found = recomputed(scored, maker, learned, len(case.artifact.item_ids) + 1)
     assert found == pytest.approx(batch.logged_BS[batch.shown_BS], abs=1e-4)
 

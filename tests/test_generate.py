@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from models.decoder import Context, Decoder, DecoderConfig
-from models.generate import WAYS, Generator, Slates, novelty
+from models.generate import WAYS, Generator, Slates
 from models.inference import FrozenDecoder, LeafVectors
 from models.scoring import Scored, inner_contents
 from models.successors import SuccessorCounts, Successors
@@ -92,7 +92,7 @@ def random_decoder(random: np.random.Generator, num_items: int, levels: int, cod
 def random_model(seed: int, levels: int, num_items: int, *, codes: int = 3, retired: float = 0.2) -> Model:
     random = np.random.default_rng(seed)
     retired_N = random.random(num_items) < retired
-    novelty_R = novelty(random.integers(0, 20, num_items + 1).astype(np.float32))
+    novelty_R = random.random(num_items + 1, np.float32)
     decoder = random_decoder(random, num_items, levels, codes)
     model = model_with(decoder, random_ids(random, num_items, levels, codes), retired_N, novelty_R)
     return replace(model, successors=random_successors(random, num_items))
@@ -349,15 +349,15 @@ def test_what_is_expected_moves_the_odds_of_each_item_and_no_choice_moves_what_i
     item_BS, at_Q = np.zeros((1, 1), np.int64), np.zeros(len(rows), np.int64)
     plain = scores(model, request, item_BS, at_Q, at_Q, rows).detach().numpy()
     state_BSD = decoder.states(model.scored.vectors, request.context, torch.from_numpy(item_BS))
-    state_QD, record_QK = state_BSD[:, 0].expand(len(rows), -1), torch.zeros(len(rows), 2 * decoder.num_kinds)
-    value = decoder.value_logits(model.scored.vectors, state_QD, record_QK, torch.from_numpy(rows)).detach().numpy()
+    state_QD, record = state_BSD[:, 0].expand(len(rows), -1), model.scored.record(request.context).at(at_Q)
+    value = decoder.value_logits(model.scored.vectors, state_QD, record, torch.from_numpy(rows)).detach().numpy()
     weight = np.exp(plain + 2 * value)
     ruled = replace(request, rule=replace(request.rule, value_B=np.full(1, 2, np.float32)))
     found = scores(model, ruled, item_BS, at_Q, at_Q, rows)
     assert found.exp().detach().numpy() == pytest.approx(weight / weight.sum(), abs=1e-5)
     assert np.ptp(value) > 0.5
     found[0].backward()
-    assert all(p.grad is None for name, p in decoder.named_parameters() if name.startswith(("value", "code_value")))
+    assert all(p.grad is None for name, p in decoder.named_parameters() if name.startswith(("value", "code_value", "affinity")))
 
 
 # One number, wherever it is computed ----------------------------------------------------------------------------------
@@ -532,7 +532,7 @@ def test_the_gradient_of_scores_is_finite_and_reaches_all_that_is_asked(levels: 
     item_BS = requests.drawn_by(model.generator, way).item_BS
     at_B, at_S = item_BS.nonzero()
     scores(model, requests, item_BS, at_B, at_S, item_BS[at_B, at_S], way).sum().backward()
-    unread = ("value", "code_value") if way == "slot" else ("value", "code_value", "from_slot")  # a beam sees no slot before
+    unread = ("value", "code_value", "affinity", *(["from_slot"] if way == "beam" else []))  # a beam sees no slot before
     gradients = {name: p.grad for name, p in model.decoder.named_parameters() if not name.startswith(unread)}
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients.values())
     if temperature == 1:

@@ -226,7 +226,7 @@ def _recomputed(loop: Loop, decision: Decision, before_offset: int | None = None
         num_rows, decoder = shelf.vocabulary.num_rows, artifact.decoder
         successors = artifact.followed.frozen(num_rows)
         contents = inner_contents(shelf.trie, decoder.content_RC)
-        scored = Scored(decoder, decoder.vectors(np.arange(num_rows)), shelf.trie, contents, novelty(artifact.exposures_R), successors)
+        scored = Scored(decoder, decoder.vectors(np.arange(num_rows)), shelf.trie, contents, novelty(decoder, num_rows), successors)
         states = artifact.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
         return shown_logprobs(scored, batch, states).tolist()
 

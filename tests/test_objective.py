@@ -25,7 +25,6 @@ from models.generate import WAYS
 from models.losses import leave_one_out, topr
 from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
 from models.trie import Legal
-from models.value import record
 from models.walk import Asked, Rule
 
 NUM_ITEMS, BATCH, SLOTS = 25, 12, 5
@@ -194,12 +193,12 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
                 logprob = scored.beam_logprobs(state_BSD[[at], 0], asked, batch.slate_BS[[at]])[:, slot]
             else:
                 logprob = scored.logprobs(state_QD, asked.without(model.trie.leaf_of_item[before]), item)
-            record_QK = record(batch.context.kind_BL[[at]], scored.decoder.num_kinds)
-            q = float(scored.decoder.value_logits(scored.vectors, state_QD, record_QK, torch.from_numpy(item)).sigmoid())
+            record = scored.record(batch.context).at(np.array([at]))
+            q = float(scored.decoder.value_logits(scored.vectors, state_QD, record, torch.from_numpy(item)).sigmoid())
             reward = float(batch.reward_BS[at, slot])
             value.append(-weight * np.log(q if reward else 1 - q))
             for level, code_Q in enumerate(scored.inner_codes(item)):
-                under = float(scored.decoder.code_value_logits(scored.vectors, state_QD, record_QK, code_Q, level).sigmoid())
+                under = float(scored.decoder.code_value_logits(scored.vectors, state_QD, record, code_Q, level).sigmoid())
                 codes.append(-weight * np.log(under if reward else 1 - under))
             if own:
                 rewards, shown = (torch.from_numpy(column[[at]]) for column in (batch.reward_BS, batch.shown_BS))
@@ -305,6 +304,10 @@ def test_a_hundred_steps_find_the_rewarded_item(levels: int, own: bool, way: str
     assert chance_of(model, rewarded) > 0.6
 
 
+NOBODY = torch.zeros(2, 17)
+"""A standing that says nothing, so that all is the items' own."""
+
+
 # What was wrong about an item ------------------------------------------------------------------------------------------
 
 
@@ -325,7 +328,7 @@ def test_corrections_end_at_the_mode_of_a_logistic_model_with_a_normal_prior() -
         expected = float(decoder.value_bias[2].sigmoid())
         decoder.value_information.zero_()
         told = (clicks - shown * expected - float(decoder.value_bias[2]) / spread**2, shown * expected * (1 - expected))
-        decoder.correct(torch.tensor([2]), *(torch.tensor([number]) for number in told), spread)
+        decoder.correct(torch.tensor([2]), NOBODY[:1], *(torch.tensor([number]) for number in told), spread)
     assert float(decoder.value_bias[2]) == pytest.approx(low, abs=1e-4)
     assert not decoder.value_bias[[0, 1, 3, 4]].any()
 
@@ -336,7 +339,7 @@ def test_the_first_clicks_of_an_item_move_it_far_and_the_later_ones_little() -> 
     moves = []
     for _ in range(20):
         before = float(decoder.value_bias[1])
-        decoder.correct(torch.tensor([1, 1]), torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]), 0.5)
+        decoder.correct(torch.tensor([1, 1]), NOBODY, torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]), 0.5)
         moves.append(float(decoder.value_bias[1]) - before)
     assert moves == pytest.approx([0.75 / (4 + 0.5 * (1 + told)) for told in range(20)], rel=1e-4)
     decoder.evict(torch.tensor([1]))

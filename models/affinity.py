@@ -1,0 +1,78 @@
+"""How an item's content suits what a user took and what he left: the part of what is expected that all clicks teach at once.
+
+A bilinear form between a few numbers of the user's memory and the leading dimensions of the item's content: a logistic
+regression, learned by Newton steps with all its curvature kept, which fades (online Laplace, MacKay 1992). A change of fashion
+or of a group's taste shows in it within minutes, for items that were never shown too.
+Knows nothing of policies, of the tree or of who asks.
+
+Shapes: B requests, L history, Q shown slots, Z numbers of a user, S dimensions of content that are read.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.content import FloatArray
+from models.successors import ACT
+from models.trie import IntArray
+
+TOLD, SAID = 8, 16
+"""Dimensions of content, the leading ones, in which a user's items are averaged, and in which an item is asked."""
+LOUDNESS = 3.0
+"""A mean of unit vectors is short; the prior holds for numbers of about 1."""
+
+
+def row_weights(item_BL: IntArray, kind_BL: IntArray) -> FloatArray:
+    """What each row of a memory counts for in the mean of what was taken, and of what was shown and not taken, (B, 2, L)."""
+    took_BL = (kind_BL >= ACT) & (item_BL > 0)
+    taken_BLL = (item_BL[:, :, None] == item_BL[:, None]) & took_BL[:, None]
+    left_BL = (kind_BL > 0) & (item_BL > 0) & ~taken_BLL.any(2)
+    rows_B2L = np.stack([took_BL, left_BL], 1)
+    weight_B2L: FloatArray = rows_B2L * np.float32(LOUDNESS) / np.maximum(rows_B2L.sum(2, keepdims=True), 1).astype(np.float32)
+    return weight_B2L
+
+
+class Affinity(nn.Module):
+    """The form's weights, 0 at first, and how much is known of them."""
+
+    information: Tensor
+    """Σ p (1 - p) x xᵀ over what was shown, x being all products of a user's and an item's numbers; faded, (Z S, Z S)."""
+
+    def __init__(self, content_dim: int) -> None:
+        super().__init__()
+        self.told, self.said = min(TOLD, content_dim), min(SAID, content_dim)
+        size = 1 + 2 * self.told, self.said
+        self.weight = nn.Parameter(torch.zeros(size), requires_grad=False)
+        self.register_buffer("information", torch.zeros(size[0] * size[1], size[0] * size[1]))
+
+    def standing(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: Tensor) -> Tensor:
+        """A user's numbers, (B, Z): 1, and the mean contents of what he took and of what he left."""
+        mean_B2T = torch.as_tensor(row_weights(item_BL, kind_BL)) @ content_BLC[..., : self.told]
+        return F.pad(mean_B2T.flatten(1), (1, 0), value=1.0)
+
+    def suited(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: Tensor) -> Tensor:
+        """The content that a user's numbers ask for, (B, C); what an item gets is its inner product with it."""
+        said_BS = self.standing(item_BL, kind_BL, content_BLC) @ self.weight
+        return F.pad(said_BS, (0, content_BLC.shape[-1] - self.said))
+
+    def forward(self, standing_QZ: Tensor, content_QC: Tensor) -> Tensor:
+        """What is expected of contents beside all else, logits, (Q,)."""
+        suits_Q: Tensor = (standing_QZ @ self.weight * content_QC[:, : self.said]).sum(-1)
+        return suits_Q
+
+    @torch.no_grad()
+    def correct(
+        self, standing_QZ: Tensor, content_QC: Tensor, error_Q: Tensor, information_Q: Tensor, doubt_Q: Tensor, spread: float
+    ) -> Tensor:
+        """One Newton step, with a normal prior of standard deviation `spread`; by how many logits it moved what was shown, (Q,).
+
+        `doubt_Q` is the variance of the items' own parts, in logits²: what they may explain is not all this form's to explain.
+        """
+        pair_QP = (standing_QZ[:, :, None] * content_QC[:, None, : self.said]).flatten(1)
+        share_Q = 1 / (1 + information_Q * doubt_Q)
+        self.information.addmm_((pair_QP * (information_Q * share_Q)[:, None]).T, pair_QP)
+        precision_PP = self.information.double() + spread**-2 * torch.eye(pair_QP.shape[1], dtype=torch.float64)
+        step_P = torch.linalg.solve(precision_PP, (pair_QP.T @ (error_Q * share_Q)).double()).float()
+        self.weight.add_(step_P.view_as(self.weight))
+        return pair_QP @ step_P
