@@ -396,10 +396,5 @@ def node_contents(trie: Trie, leaf_FC: FloatArray) -> list[FloatArray]:
     return means
 
 
-def age_buckets(length: int) -> IntArray:
-    """Bucket of each of the newest `length` rows of a memory, oldest first: round(2 log2(1 + how many are newer)), at most 15, (L,)."""
-    return np.minimum(np.round(2 * np.log2(np.arange(length, 0, -1))), AGES - 1).astype(np.int64)
-
-
 def _rows(values: Tensor, capacity: int) -> Tensor:
     return torch.cat([values, values.new_zeros((capacity - len(values), *values.shape[1:]))])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from models.content import FloatArray
-from models.decoder import Context, age_buckets
+from models.decoder import AGES, Context
 from models.successors import Successors, newest_acts
 from models.trie import IntArray, Trie
 
@@ -92,3 +92,8 @@ class Remembered:
 
 def _with_nothing(rows_BL: IntArray) -> IntArray:
     return np.pad(rows_BL, ((0, 0), (0, 1)))
+
+
+def age_buckets(length: int) -> IntArray:
+    """Bucket of each of the newest `length` rows of a memory, oldest first: round(2 log2(1 + how many are newer)), at most 15, (L,)."""
+    return np.minimum(np.round(2 * np.log2(np.arange(length, 0, -1))), AGES - 1).astype(np.int64)

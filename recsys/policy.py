@@ -28,7 +28,7 @@ class DrawingConfig:
     temperature: float = 0.35
     floor: float = 0.02
     """Share of each slot that is spread evenly over all legal items."""
-    novelty_bonus: float = 0.5
+    novelty_bonus: float = 1.5
     """Added to the logit of an item of which nothing is known; falls with 1 / sqrt(1 + what is known of it)."""
     value_weight: float = 4.0
     """Added to each logit, times what the value head says: expected rewards choose beside what is usually taken."""

@@ -18,7 +18,8 @@ from test_generate import (
     scores,
 )
 
-from models.decoder import Context, age_buckets
+from models.decoder import Context
+from models.remembered import age_buckets
 from models.trie import Trie
 from models.walk import Rule
 
