@@ -36,7 +36,7 @@ def tiny() -> Config:
             reservoir=2048,
             trainer=TrainerConfig(lr=0.01, passes=4, value_keep=0.998, warm_start=WarmStartConfig(epochs=2, batch=32)),
         ),
-        drawing=DrawingConfig(temperature=1.0, value_weight=1.0),
+        drawing=DrawingConfig(temperature=1.0, value_weight=1.0, novelty_bonus=0.5),
         engine=EngineConfig(default_slate_size=5, exclude_seen=False),
     )
 
@@ -45,11 +45,11 @@ def small() -> Config:
     """Between the two: what a battery of runs affords. One layer of 32, plain ids, users who may be shown again what they were shown."""
     return Config(
         model=ModelConfig(
-            tokenizer=TokenizerConfig(levels=1, content_dim=32), decoder=DecoderConfig(width=32, layers=1, heads=2, history=32)
+            tokenizer=TokenizerConfig(levels=1, content_dim=32), decoder=DecoderConfig(width=32, layers=1, heads=2, history=64)
         ),
         join=JoinConfig(variant="online", teach_imported=True, lateness_ms=10_000),
-        learner=LearnerConfig(trainer=TrainerConfig(objective=ObjectiveConfig(value_blend=0.0))),
-        drawing=DrawingConfig(temperature=0.2, floor=0.005, novelty_bonus=0.1),
+        learner=LearnerConfig(trainer=TrainerConfig(objective=ObjectiveConfig(policy_weight=0.2, value_blend=0.0))),
+        drawing=DrawingConfig(temperature=0.8, floor=0.005, novelty_bonus=6.0, value_weight=16.0),
         engine=EngineConfig(exclude_seen=False),
     )
 
