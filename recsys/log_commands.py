@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,14 +34,15 @@ def inspect(
     url: SomeLog = "",
     archive: SomeArchive = None,
     partitions: Partitions = 4,
+    since: Annotated[str, typer.Option(help="Only what was appended since: 2026-11-25T04:00 (UTC where no zone is said).")] = "",
     preset: Preset = "standard",
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join a whole log and print its books, how late feedback comes, what was put into quarantine, and where it stands."""
+    """Join a log and print its books, how late feedback comes, what was put into quarantine, and where it stands."""
     started = time.perf_counter()
     streams = _streams(url, archive, partitions)
-    found = _inspected(streams, configured(preset, settings).join)
+    found = _inspected(streams, configured(preset, settings).join, _milliseconds(since) if since else None)
     figures = found.figures()
     for stream, quarantined in found.quarantined.items():
         for one in quarantined[-10:]:
@@ -123,10 +125,18 @@ def _streams(url: str, archive: Path | None, partitions: int) -> dict[str, Event
     return {EVENTS: opened(url, partitions=partitions), ITEMS: opened(url, ITEMS_SUFFIX)}
 
 
-def _inspected(streams: dict[str, EventLog], config: JoinConfig) -> Inspection:
+def _inspected(streams: dict[str, EventLog], config: JoinConfig, since_ms: int | None = None) -> Inspection:
     """Without what the learner of this variant had to go on without."""
     events = streams[EVENTS]
-    return inspected(Gapped(events, foreseen(events, config.variant).gaps), streams[ITEMS], config)
+    return inspected(Gapped(events, foreseen(events, config.variant).gaps), streams[ITEMS], config, since_ms)
+
+
+def _milliseconds(text: str) -> int:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"--since is {text!r}: {error}") from None
+    return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _put_back(lines: Path, streams: dict[str, EventLog], now_ms: int) -> None:

@@ -33,6 +33,7 @@ class Inspection:
     quarantined: Mapping[str, list[Quarantined]]
     """The newest 1,000 of each stream, by its name; the books count all of the events."""
     begin_offsets: list[int]
+    """Where the look began."""
     end_offsets: list[int]
     behind_ms: int | None
     """The newest append time less the watermark; None before there is one."""
@@ -54,8 +55,12 @@ class Inspection:
         }
 
 
-def inspected(log: EventLog, items_log: EventLog, config: JoinConfig) -> Inspection:
-    """Join the log from the first record it holds to its present end."""
+def inspected(log: EventLog, items_log: EventLog, config: JoinConfig, since_ms: int | None = None) -> Inspection:
+    """Join the log from the first record it holds, or from what was appended `since_ms`, to its present end.
+
+    What speaks of a decision from before the first record is an orphan here.
+    """
+    begins = log.begin_offsets() if since_ms is None else offsets_since(log, since_ms)
     joiner, delays, gaps = Joiner(config, log.num_partitions), _Delays(), list[Gap]()
 
     def pass_gap(gone: OffsetGone) -> None:
@@ -63,7 +68,7 @@ def inspected(log: EventLog, items_log: EventLog, config: JoinConfig) -> Inspect
         joiner.pass_gap(gone.partition, gone.begin_offset)
 
     newest_ms = 0
-    for records in batches(log, pass_gap):
+    for records in batches(log, pass_gap, begins):
         joiner.apply(records[0].partition, records)
         said = [found for record in records if (found := _readable(record.value)) is not None]
         delays.take(said)
@@ -77,10 +82,43 @@ def inspected(log: EventLog, items_log: EventLog, config: JoinConfig) -> Inspect
         window_ms=config.window_ms,
         gaps=gaps,
         quarantined={EVENTS: joiner.quarantined, ITEMS: _unreadable(items_log)},
-        begin_offsets=log.begin_offsets(),
+        begin_offsets=begins,
         end_offsets=log.end_offsets(),
         behind_ms=None if watermark_ms is None else newest_ms - watermark_ms,
     )
+
+
+def offsets_since(log: EventLog, time_ms: int) -> list[int]:
+    """By partition the offset of the first record appended at `time_ms` or later by what it says itself; the end where there is none.
+
+    Found by bisection, as if append times rose: clocks of servers may differ. What a broker says of time means nothing to a world.
+    """
+    spans = zip(log.begin_offsets(), log.end_offsets(), strict=True)
+    return [_since(log, partition, *span, time_ms) for partition, span in enumerate(spans)]
+
+
+def _since(log: EventLog, partition: int, begin: int, end: int, time_ms: int) -> int:
+    while begin < end:
+        middle = (begin + end) // 2
+        found = _appended(log, partition, middle)
+        if found is None or found[0] >= end or found[1] >= time_ms:
+            end = middle
+        else:
+            begin = found[0] + 1
+    return begin
+
+
+def _appended(log: EventLog, partition: int, offset: int) -> tuple[int, int] | None:
+    """Where the first record from `offset` on stands that can be read, and when it was appended."""
+    try:
+        while records := log.read(partition, offset, 10):
+            for record in records:
+                if (said := _readable(record.value)) is not None:
+                    return record.offset, said.append_time_ms
+            offset = records[-1].offset + 1
+    except OffsetGone as gone:
+        return _appended(log, partition, gone.begin_offset)
+    return None
 
 
 class _Delays:

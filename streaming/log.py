@@ -92,9 +92,14 @@ def place(entry: Entry, num_partitions: int) -> int:
     return entry.partition
 
 
-def batches(log: EventLog, pass_gap: Callable[[OffsetGone], None] = lambda gone: None) -> Iterator[list[LogRecord]]:
-    """All that the log holds now, its partitions in turn, a batch of each; `pass_gap` is told of what is gone in between."""
-    ends, next_offsets = log.end_offsets(), dict(enumerate(log.begin_offsets()))
+def batches(
+    log: EventLog, pass_gap: Callable[[OffsetGone], None] = lambda gone: None, begins: Sequence[int] | None = None
+) -> Iterator[list[LogRecord]]:
+    """All that the log holds now, its partitions in turn, a batch of each; `pass_gap` is told of what is gone in between.
+
+    `begins`: the first offset wanted, by partition; by default all.
+    """
+    ends, next_offsets = log.end_offsets(), dict(enumerate(log.begin_offsets() if begins is None else begins))
     while next_offsets:
         for partition, offset in list(next_offsets.items()):
             try:

@@ -4,16 +4,22 @@ import base64
 import json
 import signal
 import time
+import uuid
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from recsys.log_commands import log as commands
+from streaming.address import ITEMS_SUFFIX, open_log
 from streaming.archive import EVENTS, ITEMS, ArchiveLog
-from streaming.events import Item, ItemChange, encode
-from streaming.inspection import inspected
+from streaming.events import Item, ItemChange, decode, encode
+from streaming.gaps import Gap, Gapped
+from streaming.inspection import inspected, offsets_since
 from streaming.log import Entry, EventLog, LogRecord, MemoryLog, batches
 from streaming.quarantine import fetched, repaired, write_lines
 from streaming.sqlite_log import SqliteLog
@@ -75,6 +81,41 @@ def test_batches_are_all_of_a_log_and_no_more() -> None:
         seen += len(batch)
         log.append([Entry(b"later", b"v")])
     assert seen == 25_000
+
+
+appended = st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=25)
+
+
+@given(appended, st.integers(-1, 10), st.sampled_from([(), (Gap(0, 3, 7),), (Gap(0, 0, 2), Gap(0, 20, 25))]))
+def test_a_moment_is_found_between_records_that_cannot_be_read_and_gaps(times: list[int | None], since: int, gaps: tuple[Gap, ...]) -> None:
+    known = iter(sorted(time for time in times if time is not None))
+    log = MemoryLog(1)
+    log.append([Entry(b"", BROKEN if time is None else encode(tick(T), T + next(known))) for time in times])
+    (found,) = offsets_since(Gapped(log, gaps), T + since)
+    readable = [(at, decode(record.value).append_time_ms) for at, record in enumerate(log.read(0, 0, 99)) if record.value != BROKEN]
+    held = [(at, ms - T) for at, ms in readable if not any(gap.begin <= at < gap.end for gap in gaps)]
+    assert all(ms >= since for at, ms in held if at >= found)
+    assert all(ms < since for at, ms in held if at < found)
+
+
+@pytest.mark.parametrize("form", ["sqlite", "kafka"])
+def test_a_look_at_what_was_appended_since(request: pytest.FixtureRequest, tmp_path: Path, form: str) -> None:
+    """By the time of the world, which is years from the broker's."""
+    bootstrap = request.getfixturevalue("broker").bootstrap if form == "kafka" else ""
+    url = f"kafka://{bootstrap}/since-{uuid.uuid4().hex}" if bootstrap else f"sqlite:///{tmp_path / 'log.db'}"
+    with closing(open_log(url)) as log, closing(open_log(url, ITEMS_SUFFIX)):
+        for minute in range(60):
+            now_ms = minute * 60_000
+            log.append([Entry(b"", encode(tick(now_ms), now_ms), partition) for partition in range(4)])
+    options = ["inspect", "--log", url, "--json", "--since"]
+    for since, first in (
+        ("1970-01-01T00:20", 20),
+        ("1970-01-01T00:19:59.999Z", 20),
+        ("1970-01-01T01:20:00.001+01:00", 21),
+        ("1990-01-01", 60),
+    ):
+        assert only_object(CliRunner().invoke(commands, [*options, since]).stdout)["begin_offsets"] == [first] * 4
+    assert "--since is 'noon'" in str(CliRunner().invoke(commands, [*options, "noon"]).exception)
 
 
 def test_lines_can_be_repaired_and_say_where_they_stood(tmp_path: Path) -> None:
