@@ -91,8 +91,8 @@ class StateLock:
         return (int(said[0]), int(said[1])) if len(said) == 2 else (0, 0)
 
 
-def save(directory: Path, checkpoint: Checkpoint, confirm: Callable[[], None], never: frozenset[int] = frozenset()) -> None:
-    """Write `ckpt-<number>`; keeps the newest three and those in `never`. One of this number that is there was passed over by `restore`.
+def save(directory: Path, checkpoint: Checkpoint, confirm: Callable[[], None]) -> None:
+    """Write `ckpt-<number>`. One of this number that is there was passed over by `restore`.
 
     `confirm` raises when this process may not write any more. OSError when the disk doesn't take it.
     """
@@ -109,6 +109,10 @@ def save(directory: Path, checkpoint: Checkpoint, confirm: Callable[[], None], n
         digests = {name: artifacts.digest_of((temporary / name).read_bytes()) for name in FILES}
         (temporary / "MANIFEST.json").write_text(json.dumps({"files": digests}))
         confirm()
+
+
+def drop_old(directory: Path, never: frozenset[int]) -> None:
+    """Delete all but the newest three and those in `never`."""
     keep_newest(directory, "ckpt-", CHECKPOINTS_KEPT, never=never)
 
 

@@ -388,8 +388,7 @@ class Learner:
         before, self._trainer = self._trainer, self._learned(saved)
         assert before is not None, "a version was made"
         self._trainer.grow_like(before.model)
-        if publisher.newest_version(self.directory) <= self.policy_version:  # what is newer was made after it, before a crash
-            publisher.roll_back(self.directory, rollback.version, self.clock.now_ms())
+        self.versions.roll_back(rollback.version, self.policy_version)
         self.stats.num_rollbacks += 1
         LOG.warning("version %d: rolled back to what was learned in version %d", self.policy_version, rollback.version)
 

@@ -4,9 +4,11 @@ LAST_GOOD.json names the version that was served before it, and is what a rollba
 Knows nothing of how a version was made. MLflow is told afterwards, never on the way: its import alone takes seconds.
 """
 
+import fcntl
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from models.artifact import Artifact
 from recsys.durable import keep_newest, new_directory, numbered, replace_file, sweep
 
 CURRENT, LAST_GOOD = "CURRENT.json", "LAST_GOOD.json"
+POINTING = "POINTING"
 VERSIONS_KEPT = 5
 STEP, STEPS_KEPT = 10, 6
 """Beside the newest, every tenth version is kept for an hour of minutes: that far a rollback can go back."""
@@ -49,18 +52,27 @@ def publish(
     newest = newest_version(variant_dir)
     if version <= newest:
         raise FileExistsError(f"version {version} of {variant_dir.name} is not above {newest}: a number is never used twice")
-    sweep(variant_dir)
     with new_directory(directory) as temporary:
         digest = artifacts.write(artifact, temporary)
         confirm()
-    confirm()
-    point_to(variant_dir, Published(version, directory, digest, published_at_ms))
-    keep_newest(variant_dir / "versions", "", VERSIONS_KEPT, never=never | kept(variant_dir))
+    with pointing(variant_dir):
+        confirm()
+        sweep(variant_dir)
+        point_to(variant_dir, Published(version, directory, digest, published_at_ms))
+        keep_newest(variant_dir / "versions", "", VERSIONS_KEPT, never=never | kept(variant_dir))
     return Published(version, directory, digest, published_at_ms)
 
 
+@contextmanager
+def pointing(variant_dir: Path) -> Iterator[None]:
+    """Alone with the pointers of a variant and what they could point to: its learner publishes, and a rollback is another process."""
+    with (variant_dir / POINTING).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def point_to(variant_dir: Path, published: Published) -> None:
-    """Make this the version that is served, and the one served until now the last good one."""
+    """Make this the version that is served, and the one served until now the last good one; while `pointing`."""
     before = _trusted(variant_dir, CURRENT)
     if before is not None and before.policy_version < published.policy_version:
         _write(variant_dir / LAST_GOOD, before)
@@ -68,7 +80,7 @@ def point_to(variant_dir: Path, published: Published) -> None:
 
 
 def roll_back(variant_dir: Path, version: int, now_ms: int) -> Published:
-    """Serve an earlier version again, at once. BadArtifact when it is not there whole."""
+    """Serve an earlier version again, at once; while `pointing`. BadArtifact when it is not there whole."""
     directory = variant_dir / "versions" / str(version)
     artifacts.verified_manifest(directory)
     digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
@@ -138,7 +150,8 @@ def point_again(artifact: Artifact, variant_dir: Path, now_ms: int) -> None:
         raise FileExistsError(f"{directory} holds other weights than this log makes; no number is used twice: use another --state")
     if not is_current(variant_dir, version):
         digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
-        point_to(variant_dir, Published(version, directory, digest, now_ms))
+        with pointing(variant_dir):
+            point_to(variant_dir, Published(version, directory, digest, now_ms))
 
 
 def drop_damaged(variant_dir: Path, version: int) -> bool:

@@ -28,14 +28,17 @@ def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int
 
     ValueError when that version has no checkpoint any more, or there is none to go back to.
     """
-    last_good = publisher.last_good(variant_dir)
-    if version is None:
-        if last_good is None:
-            raise ValueError(f"{variant_dir} has no version before the current one; name one with --to")
-        version = last_good.policy_version
-    begins = checkpoints.load(variant_dir / "checkpoints", version).state["not_learned_from"]
-    from_version = publisher.newest_version(variant_dir)
-    publisher.roll_back(variant_dir, version, now_ms)
+    if not variant_dir.is_dir():
+        raise ValueError(f"{variant_dir} holds no versions")
+    with publisher.pointing(variant_dir):  # until it is pointed to a learner may delete it for its age
+        last_good = publisher.last_good(variant_dir)
+        if version is None:
+            if last_good is None:
+                raise ValueError(f"{variant_dir} has no version before the current one; name one with --to")
+            version = last_good.policy_version
+        begins = checkpoints.load(variant_dir / "checkpoints", version).state["not_learned_from"]
+        from_version = publisher.newest_version(variant_dir)
+        publisher.roll_back(variant_dir, version, now_ms)
     spans = tuple(Span(partition, begin, end) for partition, (begin, end) in enumerate(zip(begins, log.end_offsets(), strict=True)))
     value = encode(Rollback(version, spans).control(now_ms), now_ms)
     (position,) = log.append([Entry(b"", value, CONTROL_PARTITION)])

@@ -51,6 +51,12 @@ class VersionStore:
         elif version == newest:
             publisher.point_again(artifact, self.directory, now_ms)
 
+    def roll_back(self, version: int, newest: int) -> None:
+        """Point to `version` again, unless a version above `newest` is there: that was made after it, before a crash."""
+        if publisher.newest_version(self.directory) <= newest:
+            with publisher.pointing(self.directory):
+                publisher.roll_back(self.directory, version, self._clock.now_ms())
+
     def close(self) -> None:
         """Let another process write here, when what is being saved is there."""
         try:
@@ -60,8 +66,9 @@ class VersionStore:
 
     def _write(self, checkpoint: Checkpoint, artifact: Artifact, never: frozenset[int]) -> Figures:
         started = time.perf_counter()
-        kept = never | publisher.kept(self.directory)
-        checkpoints.save(self.directory / "checkpoints", checkpoint, self._lock.confirm, kept)
+        checkpoints.save(self.directory / "checkpoints", checkpoint, self._lock.confirm)
+        with publisher.pointing(self.directory):
+            checkpoints.drop_old(self.directory / "checkpoints", never | publisher.kept(self.directory))
         saved = time.perf_counter()
         self.publish(artifact, never)
         return {"version": checkpoint.number, "save_s": saved - started, "publish_s": time.perf_counter() - saved}

@@ -55,10 +55,10 @@ def learned(config: Config, log: EventLog, items_log: EventLog, state_dir: Path,
     return digest
 
 
-def recsys(*arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+def recsys(*arguments: str, timeout_s: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the program as a user does; its standard output and error as text."""
     command = [sys.executable, "-m", "recsys", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:

@@ -1,7 +1,9 @@
 """What was learned of bad records is undone: the pointer at once, the learner from the log, and a replay does the same."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +13,20 @@ from test_recovery import Life
 from models.artifact import read, weights_digest
 from recsys import publisher
 from recsys.controls import ROLLBACK, Controls, Rollback, Span
+from recsys.durable import numbered
 from recsys.loop import Loop, Scene, Stage, toy_scene
 from recsys.presets import tiny
+from recsys.publisher import VERSIONS_KEPT
 from recsys.replay import replay
 from recsys.rollback import RolledBack, roll_back
 from recsys.truth import TOY_START_MS, toy_truth
+from recsys.verify.faults import POINTS, at_point
 from recsys.worlds import SimulatedWorld, WorldConfig
 from streaming.archive import EVENTS, ITEMS, write_archive
 from streaming.events import Control, Record, Tick, decode, encode
 from streaming.joiner import Asked, JoinConfig
 from streaming.log import Entry, EventLog, MemoryLog, batches
+from tests.artifacts import item_ids, small_artifact
 from tests.runs import learned
 
 MINUTES, GOOD, BAD = 8, 2, 4
@@ -213,10 +219,45 @@ def test_two_rollbacks_in_a_row(life: Life, recorded: Loop, tmp_path: Path) -> N
 def test_a_version_that_is_gone_can_not_be_gone_back_to(life: Life, recorded: Loop) -> None:
     with pytest.raises(ValueError, match=r"no checkpoint of version 99 .* kept are "):
         roll_back(life.log, life.state_dir / "online", 99, 0)
-    with pytest.raises(ValueError, match="no version before the current one"):
+    with pytest.raises(ValueError, match="nobody holds no versions"):
         roll_back(life.log, life.state_dir / "nobody", None, 0)
     assert _current(life).policy_version == GOOD
     assert roll_back(life.log, life.state_dir / "online", None, 0).version == GOOD - 1
+
+
+# Beside a learner -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", [r"open \.tmp-LAST_GOOD\.json-\d+", POINTS["before the pointer is replaced"]])
+def test_who_publishes_meanwhile_takes_nothing_from_a_rollback(life: Life, point: str) -> None:
+    """Neither the pointer's file that is only half there, nor the version that it will name."""
+    directory, is_there, may_go_on = life.state_dir / "online", threading.Event(), threading.Event()
+
+    def pause() -> None:
+        is_there.set()
+        may_go_on.wait(1)
+
+    with ThreadPoolExecutor(1) as beside:
+        at_point(directory, point, pause)
+        done = beside.submit(roll_back, life.log, directory, GOOD, 0)
+        assert is_there.wait(30)
+        for number in range(GOOD + 1, GOOD + 1 + VERSIONS_KEPT):
+            publisher.publish(small_artifact(item_ids(8), number), directory, 0)
+        may_go_on.set()
+        assert done.result().version == GOOD
+    publisher.load(_current(life))
+
+
+def test_a_checkpoint_gone_back_to_while_the_next_is_saved_stays(life: Life) -> None:
+    """Its age would have it deleted with this save, and the learner would find it gone."""
+    directory = life.state_dir / "online"
+    life.live(lambda: life.learner.policy_version == BAD)
+    version = numbered(directory / "checkpoints", "ckpt-")[0][0]
+    at_point(directory, POINTS["within save"], lambda: roll_back(life.log, directory, version, 0))
+    life.live(lambda: life.learner.policy_version > BAD)
+    assert life.learner.policy_version == BAD + 1
+    life.live(lambda: life.learner.stats.num_rollbacks == 1)
+    assert life.learner.stats.num_rollbacks == 1
 
 
 # Controls -------------------------------------------------------------------------------------------------------------
