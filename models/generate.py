@@ -39,7 +39,7 @@ def novelty(decoder: Decoder, num_rows: int) -> FloatArray:
 
     What is known fades, so that an item that was not shown for long is new again.
     """
-    return (1 / np.sqrt(1 + decoder.value_information[:num_rows].numpy(force=True))).astype(np.float32)
+    return (1 / np.sqrt(1 + decoder.value_information[:num_rows].cpu().numpy())).astype(np.float32)
 
 
 class Generator:
