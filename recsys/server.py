@@ -8,6 +8,7 @@ import hmac
 import logging
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,9 @@ from streaming.proto.recommender_pb2 import (
 SERVICE = str(recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name)
 
 LOG = logging.getLogger(__name__)
+
+LAME_DUCK_S = 0.1
+"""How long calls are refused in words before the port closes: gRPC resets what comes while it does, and says CANCELLED."""
 
 _Answer = TypeVar("_Answer")
 
@@ -213,6 +217,8 @@ class Server:
         """Drain: health says NOT_SERVING, no new call is taken, those in flight get `grace_s` to finish. May be called twice."""
         self._health.enter_graceful_shutdown()
         if self._server is not None:
+            self._service.refuse()
+            time.sleep(LAME_DUCK_S)
             self._server.stop(self.config.grace_s).wait()
 
     def _bind(self) -> int:
@@ -227,6 +233,10 @@ class _Gone(Exception):
     """Nobody waits for the answer any more."""
 
 
+class _Leaving(Exception):
+    """The server is about to stop."""
+
+
 class _Service(RecommenderServicer):
     """The four methods: each one line over the engine; errors become codes."""
 
@@ -234,6 +244,7 @@ class _Service(RecommenderServicer):
         self._engine, self._clock, self._swap = engine, clock, swap
         self._recommends = Batches(self._recommend_all, max_batch)
         self._calls: Counter[str] = Counter()
+        self._refuses = False
         self._lock = threading.Lock()
 
     def Recommend(self, request: RecommendRequest, context: Any) -> RecommendResponse:  # noqa: N802  the contract's name, as below
@@ -248,6 +259,10 @@ class _Service(RecommenderServicer):
     def GetStatus(self, request: GetStatusRequest, context: Any) -> GetStatusResponse:  # noqa: N802
         return self._answer("GetStatus", context, self._status)
 
+    def refuse(self) -> None:
+        """Take no call that comes from now on."""
+        self._refuses = True
+
     def calls(self) -> dict[str, int]:
         """How often each method ended with each code."""
         with self._lock:
@@ -257,7 +272,11 @@ class _Service(RecommenderServicer):
         # A call whose deadline passed while it waited for a thread never comes here: gRPC drops it.
         code, details = grpc.StatusCode.OK, ""
         try:
+            if self._refuses:
+                raise _Leaving
             answer = work()
+        except _Leaving:
+            code, details = grpc.StatusCode.UNAVAILABLE, "this server is about to stop; ask another"
         except BadRequest as error:
             code, details = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         except _Gone:
