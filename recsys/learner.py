@@ -69,6 +69,7 @@ class Learner:
         `accept_gap`: what the log no longer holds when it is come to is passed, and a Control says so; else OffsetGone stops it.
         For a replay, which nobody serves: `save_every`, versions between two checkpoints and publishes; `last_version` of all.
         """
+        config.trainer.device.require()
         self.config, self.join, self.seeds, self.clock = config, join, seeds, clock
         self._model_config, self._memory_config, self._accept_gap = model, memory, accept_gap
         self._save_every, self._last_version = save_every, last_version
