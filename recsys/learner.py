@@ -254,7 +254,7 @@ class Learner:
         replayed = self._reservoir.draw(round(len(fresh) * self.config.replay_share / (1 - self.config.replay_share)), random)
         rows = [self._rows_of_version.get(lesson.decision.policy_version, trainer.model.num_rows) for lesson in [*fresh, *replayed]]
         _, refused, num_capped = trainer.update(fresh, replayed, rows, bucket.index)
-        self.stats.updated(refused, num_capped)
+        self.stats.updated(bucket.index, refused, num_capped)
         own = [lesson for lesson in fresh if lesson.own]
         if refused is not None:
             self.joiner.refuse(len(own), refused)

@@ -1,6 +1,6 @@
 """What a learner did since its process started: for reports, never for decisions. Knows nothing of how it is done."""
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 
 STATS_KEPT = 2_000
@@ -12,8 +12,9 @@ class LearnerStats:
     """Counts and seconds."""
 
     num_updates: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    """Minutes of which nothing was learned, by why."""
+    num_refused: int = 0
+    refusals: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=STATS_KEPT))
+    """Minutes of which nothing was learned, and why."""
     num_capped: int = 0
     """Slates that weighed less because one user had so many in a minute."""
     num_rollbacks: int = 0
@@ -27,14 +28,10 @@ class LearnerStats:
     trained_append_ms: dict[int, list[int]] = field(default_factory=dict)
     """By version, when the records that it was first to learn from were appended."""
 
-    def updated(self, refused: str | None, num_capped: int) -> None:
+    def updated(self, minute: int, refused: str | None, num_capped: int) -> None:
         """Count one minute."""
         self.num_updates += 1
         self.num_capped += num_capped
         if refused is not None:
-            self.refused[refused] += 1
-
-    @property
-    def num_refused(self) -> int:
-        """Minutes refused, whatever for."""
-        return self.refused.total()
+            self.num_refused += 1
+            self.refusals.append((minute, refused))

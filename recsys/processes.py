@@ -155,7 +155,7 @@ class LearnerProcess:
             "blocked_s": stats.blocked_s[-1],
             "warm_start_s": stats.warm_start_s,
             "warm_start_sequences": stats.warm_start_sequences,
-            "refused": dict(stats.refused),
+            "refused": stats.num_refused,
             "capped": stats.num_capped,
             "lag": [end - joiner.next_offset(partition) for partition, end in enumerate(self._place.log.end_offsets())],
             "books": books.as_dict(),

@@ -71,13 +71,30 @@ def test_floods_are_judged_by_what_others_lose() -> None:
     users = [f"u{number}" for number in range(200)]
     floods = flooders_of(users, 0.1)
     user = np.arange(NUMBER) % 200
-    attacked = record({"user": user, "expected": np.where(floods[user], 0.0, 2.4)}, users, refused={"contradicts": 3}, capped=7)
-    peaceful = record({"user": user}, users, refused={}, capped=0)
+    attacked = record(
+        {"user": user, "expected": np.where(floods[user], 0.0, 2.4)}, users, refused=[(3, "contradicts"), (9, "contradicts")], capped=7
+    )
+    peaceful = record({"user": user}, users, refused=[], capped=0)
     found = findings.hostile({"online": {0: attacked}}, {"online": {0: peaceful}}, 0.1)
     assert found is not None
     assert found["cost"] == pytest.approx(0.04)
-    assert found["minutes_refused"] == {"contradicts": 3}
+    assert found["minutes_refused"] == {"contradicts": 2}
     assert found["slates_capped"] == 7
+
+
+def test_a_lie_costs_by_what_was_learned_of_it() -> None:
+    minute = np.arange(NUMBER)
+    lied = (minute >= 60) & (minute < 75)
+    open_ = record({"expected": np.where(lied, 1.25, 2.5)}, refused=[])
+    guarded = record({}, refused=[(at, "contradicts") for at in (3, *range(60, 69))])
+    found = findings.label_flip(
+        {"online": {0: guarded}, "unguarded": {0: open_}, "random": {0: record({})}}, {"online": {0: record({})}}, 60, 10
+    )
+    assert found is not None
+    assert found.keys() == {"online", "unguarded"}
+    assert [found[name]["minutes_learned"] for name in found] == [1, 10]
+    assert [found[name]["cost_meanwhile"] for name in found] == pytest.approx([0, 0.5])
+    assert found["unguarded"]["cost_in_the_hour_after"] == pytest.approx(0)
 
 
 def test_forgetting_compares_before_with_return() -> None:

@@ -79,7 +79,7 @@ def test_a_refused_minute_leaves_neither_weights_nor_counts(tmp_path: Path) -> N
     before, after = (list(version.decoder.parameters()) for version in versions)
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True) if id(old) not in first and id(new) not in final)
     assert len(versions[1].followed.key_P) == 0
-    assert refused.learner.stats.refused.keys() == {"change_too_large"}
+    assert {reason for _, reason in refused.learner.stats.refusals} == {"change_too_large"}
     books = refused.books()
     assert books["balanced"]
     assert books["decisions"]["trained"] == 0

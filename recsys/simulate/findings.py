@@ -4,7 +4,7 @@ Records in, figures out; None where the runs that a figure needs were not made. 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ def hostile(attacked: Records, peaceful: Records, flooders: float) -> dict[str, 
         return None
     shares = [(_honest_share(attacked["online"][seed], flooders), _honest_share(peaceful["online"][seed], flooders)) for seed in seeds]
     told = [attacked["online"][seed].figures for seed in seeds]
-    refused = sum((Counter(figures["refused"]) for figures in told), Counter())
+    refused = Counter(reason for figures in told for _, reason in figures["refused"])
     return {
         "share_of_oracle": float(np.mean([share for share, _ in shares])),
         "share_of_oracle_in_peace": float(np.mean([share for _, share in shares])),
@@ -83,6 +83,31 @@ def hostile(attacked: Records, peaceful: Records, flooders: float) -> dict[str, 
         "minutes_refused": dict(refused),
         "slates_capped": sum(figures["capped"] for figures in told),
     }
+
+
+def label_flip(lied_to: Records, honest: Records, first: int, minutes: int) -> dict[str, dict[str, Any]] | None:
+    """What `minutes` of reversed feedback from `first` on cost, by variant, against `online` in the same world that tells the truth.
+
+    How many of those minutes were learned; the share of the oracle lost in the quarter of an hour from the first on, when an operator
+    may go back, and in the quarter and the hour after that.
+    """
+    found = {}
+    for name, by_seed in lied_to.items():
+        pairs = [(run, honest["online"][seed]) for seed, run in by_seed.items() if seed in honest.get("online", {})]
+        if pairs and "refused" in pairs[0][0].figures:
+            refused = [{minute for minute, _ in run.figures["refused"] if first <= minute < first + minutes} for run, _ in pairs]
+            found[name] = {
+                "minutes_learned": float(np.mean([minutes - len(of_run) for of_run in refused])),
+                "cost_meanwhile": _cost(pairs, first, first + 15),
+                "cost_in_the_quarter_after": _cost(pairs, first + 15, first + 30),
+                "cost_in_the_hour_after": _cost(pairs, first + 15, first + 75),
+            }
+    return found or None
+
+
+def _cost(pairs: Sequence[tuple[Record, Record]], first: int, last: int) -> float:
+    """Share of what the second of each pair earns, of the oracle's, that the first does not."""
+    return float(np.mean([1 - _share(one, _when(one, first, last)) / _share(other, _when(other, first, last)) for one, other in pairs]))
 
 
 def forgetting(records: Records, minutes: int, away: float) -> dict[str, Any] | None:

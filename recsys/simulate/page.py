@@ -44,7 +44,10 @@ FINDINGS: Mapping[str, tuple[str, str]] = {
     "second_try": ("Second try", "Share of a slate that the same user’s next one repeats, weights frozen."),
     "staleness": ("Staleness", "Regret per shown slot by how many minutes each version answers."),
     "credit": ("Credit", "Weights from a log, and from the same log with others’ decisions, forged and orphan feedback in it."),
-    "hostile": ("Hostile", "What floods and bait cost everybody else."),
+    "hostile": (
+        "Hostile",
+        "What floods and bait cost everybody else, and what ten minutes of reversed feedback cost, by variant; what the gates refused.",
+    ),
     "forgetting": ("Forgetting", "Share of the oracle of users who were away for three quarters of the run."),
     "budget": ("Tuning budget", "Settings that were tried, of ours and of the rivals."),
 }

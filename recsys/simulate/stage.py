@@ -134,10 +134,10 @@ class Stage:
         """What server and learner remember."""
         return self.config.memory
 
-    def learner(self) -> Learner:
+    def learner(self, save_every: int = NEVER) -> Learner:
         """A learner that goes on from the beginning."""
         shutil.copytree(self.beginning.directory / self.beginning.config.join.variant, self.directory / self.variant)
-        return self.beginning.learner(self.config, self.clock, self.log, self.items_log, self.directory)
+        return self.beginning.learner(self.config, self.clock, self.log, self.items_log, self.directory, save_every)
 
 
 def _copy(log: MemoryLog) -> MemoryLog:

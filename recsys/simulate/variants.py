@@ -13,14 +13,16 @@ from typing import Any, Protocol
 from models.artifact import Artifact
 from recsys import publisher
 from recsys.catalogue import Catalogue
+from recsys.durable import numbered
 from recsys.keeper import Keeper
 from recsys.loop import MINUTE_MS
 from recsys.policy import Asked, Choice, DrawingConfig, GenerativePolicy, Policy, UniformPolicy
+from recsys.rollback import roll_back
 from recsys.simulate.bandit import LinUcb
 from recsys.simulate.baselines import Popular, Pupil
 from recsys.simulate.cascade import Recall
-from recsys.simulate.stage import Stage
-from recsys.simulate.worlds import DAY_MINUTES
+from recsys.simulate.stage import NEVER, Stage
+from recsys.simulate.worlds import DAY_MINUTES, FLIPPED_FROM
 from recsys.worlds import KnownWorld
 from streaming.proto.recommender_pb2 import RecommendRequest
 
@@ -56,10 +58,10 @@ class Variant(Protocol):
 class Learning:
     """The decoder, learning every minute. Its first policy is the version of the beginning."""
 
-    def __init__(self, stage: Stage, publish_every: int = 1) -> None:
-        """`publish_every`: world minutes between two policies."""
+    def __init__(self, stage: Stage, publish_every: int = 1, save_every: int = NEVER) -> None:
+        """`publish_every`: world minutes between two policies; `save_every`: versions between two checkpoints."""
         self._stage, self._publish_every = stage, publish_every
-        self.learner = stage.learner()
+        self.learner = stage.learner(save_every)
         self.freshness_s: list[float] = []
         self._served = 0
         self._due_ms = 0
@@ -85,19 +87,42 @@ class Learning:
 
     def figures(self) -> Mapping[str, Any]:
         """See Variant."""
-        learner = self.learner
+        learner, start_minute = self.learner, self._stage.beginning.start_ms // MINUTE_MS
         return {
             "versions_published": learner.policy_version,
             "freshness_s": self.freshness_s,
             "books": learner.joiner.books().as_dict(),
             "weights_digest": learner.weights_digest(),
-            "refused": dict(learner.stats.refused),
+            "refused": [(minute - start_minute, reason) for minute, reason in learner.stats.refusals],
             "capped": learner.stats.num_capped,
         }
 
     def close(self) -> None:
         """See Variant."""
         self.learner.close()
+
+
+class RolledBack(Learning):
+    """The same with an operator, who sees at the end of one minute that since another nothing told was true, and goes back."""
+
+    def __init__(self, stage: Stage, since_minute: int, seen_minute: int) -> None:
+        super().__init__(stage, save_every=1)
+        self._since_ms, self._seen_ms = (stage.beginning.start_ms + minute * MINUTE_MS for minute in (since_minute, seen_minute))
+        self._good, self._is_done = 0, False
+
+    def step(self) -> Policy | None:
+        """See Variant."""
+        policy, now_ms = super().step(), self._stage.clock.now_ms()
+        if now_ms <= self._since_ms:
+            self._good = self.learner.policy_version
+        if self._is_done or now_ms < self._seen_ms:
+            return policy
+        self._is_done = True
+        there = [number for number, _ in numbered(self.learner.directory / "checkpoints", "ckpt-") if number <= self._good]
+        roll_back(self._stage.log, self.learner.directory, max(there), now_ms)
+        published = publisher.current(self.learner.directory)
+        assert published is not None
+        return GenerativePolicy(publisher.load(published), self._stage.config.drawing)
 
 
 class Cascade(Learning):
@@ -275,6 +300,15 @@ VARIANTS: dict[str, Recipe] = {
 """`offline` is what a nightly batch knows: weights and users as of the start. `memory_only` is its weights with the users of now,
 `weights_only` the users of the start with the weights of now."""
 
+UNGUARDED = ("learner.trainer.guard.contradiction=0", "learner.trainer.guard.max_rate_change=1e9")
+SEEN_AFTER = 15
+"""Minutes after a lie began in which somebody sees it."""
+LIED_TO: Mapping[str, Recipe] = {
+    "unguarded": Recipe(make=Learning, settings=UNGUARDED),
+    "rolled_back": Recipe(make=partial(RolledBack, since_minute=FLIPPED_FROM, seen_minute=FLIPPED_FROM + SEEN_AFTER), settings=UNGUARDED),
+}
+"""What world `flipped` does to a learner whose gates stand open; and what going back is worth."""
+
 STALE = {f"stale_{minutes}": minutes for minutes in (5, 10, 60, 240)}
 """The whole system, each version answering for so many minutes."""
 
@@ -294,6 +328,7 @@ def trial(variant: str, place: int) -> str:
 
 RECIPES: Mapping[str, Recipe] = {
     **VARIANTS,
+    **LIED_TO,
     **{
         name: Recipe(make=partial(Learning, publish_every=minutes), settings=(f"learner.max_lag={ANY_LAG}",))
         for name, minutes in STALE.items()

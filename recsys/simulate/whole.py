@@ -10,8 +10,8 @@ from recsys.simulate.battery import Plan, played
 from recsys.simulate.credit import credit
 from recsys.simulate.measures import Curve, Records, world_figures
 from recsys.simulate.stage import Beginning
-from recsys.simulate.variants import STALE, TRIED, trial
-from recsys.simulate.worlds import AWAY, BATTERY, FLOODERS, population
+from recsys.simulate.variants import LIED_TO, STALE, TRIED, trial
+from recsys.simulate.worlds import AWAY, BATTERY, FLIPPED_FROM, FLIPPED_MINUTES, FLOODERS, population
 
 CREDIT_MINUTES = 30
 TUNING_MINUTES, TUNING_SEED = 120, 1000
@@ -22,8 +22,16 @@ MEASURED = ("adaptation", "understanding", "second_try", "staleness", "credit", 
 
 def one_world(name: str, config: Config, minutes: int, seeds: Sequence[int], variants: Sequence[str], out: Path) -> dict[str, Any]:
     """What came out in one world, and what it says of learning; null for what this world can't tell."""
-    plan = Plan(population=population(name), config=config, minutes=minutes, seeds=seeds, variants=variants)
-    return _told(name, played(plan, out), minutes)
+
+    def records(world: str, only: Sequence[str]) -> Records:
+        return played(Plan(population=population(world), config=config, minutes=minutes, seeds=seeds, variants=only), out)
+
+    told = _told(name, found := records(name, variants), minutes)
+    if name == "hostile":
+        told["hostile"] = {"flood_and_bait": findings.hostile(found, records("peaceful", ["online"]), FLOODERS)}
+    elif name == "flipped":
+        told["hostile"] = {"label_flip": _label_flip(records("flipped", ["online", *LIED_TO]), records("steady", ["online"]))}
+    return told
 
 
 def whole_battery(
@@ -38,6 +46,7 @@ def whole_battery(
     found = {name: records(name, number, variants) for name, number in BATTERY.items()}
     stale = records("drift", FEW, ["online", *STALE])
     peaceful, absence = records("peaceful", FEW, ["online"]), records("absence", FEW, ["online"])
+    flipped = records("flipped", FEW, ["online", *LIED_TO])
     state_dir = out / "state" / "credit"
     beginning = Beginning.made(population("drift"), config, first_seed, min(minutes, CREDIT_MINUTES), state_dir / "beginning")
     return {
@@ -48,7 +57,10 @@ def whole_battery(
         "second_try": findings.second_try(found["steady"]),
         "staleness": findings.staleness(stale, {"online": 1} | STALE),
         "credit": credit(beginning, state_dir),
-        "hostile": findings.hostile(found["hostile"], peaceful, FLOODERS),
+        "hostile": {
+            "flood_and_bait": findings.hostile(found["hostile"], peaceful, FLOODERS),
+            "label_flip": _label_flip(flipped, found["steady"]),
+        },
         "forgetting": findings.forgetting(absence, minutes, AWAY),
         "budget": tuning(config, first_seed, out),
     }
@@ -65,6 +77,10 @@ def tuning(config: Config, first_seed: int, out: Path) -> list[dict[str, Any]]:
         {"variant": variant, "setting": setting, "seed": seed, "reward": Curve.of(records[name][seed], TUNING_MINUTES).mean("reward")}
         for (variant, setting), name in sorted(names.items())
     ]
+
+
+def _label_flip(lied_to: Records, honest: Records) -> dict[str, Any] | None:
+    return findings.label_flip(lied_to, honest, FLIPPED_FROM, FLIPPED_MINUTES)
 
 
 def _told(name: str, records: Records, minutes: int) -> dict[str, Any]:

@@ -24,8 +24,8 @@ NUM_USERS, NUM_ITEMS = 400, 500
 MOST_USERS = 1500
 FLOODERS, AWAY = 0.01, 0.3
 """Shares of the users who flood in `hostile`, and who go away in `absence`."""
-FLIPPED_FROM = 60
-"""The minute with which `flipped` begins to lie."""
+FLIPPED_FROM, FLIPPED_MINUTES = 60, 10
+"""The minute with which `flipped` begins to lie, and for how many."""
 DISLIKES_COUNT = ("join.reward=weighted:click=1,dislike=-2",)
 DAY_MINUTES = 240
 """A world day: tastes, trends and traffic of a day, in four hours."""
@@ -107,7 +107,7 @@ def peaceful() -> Population:
 
 def flipped() -> Population:
     """After an hour, what is told of ten minutes is the reverse of what was done."""
-    return _known("flipped", replace(CALM, flipped_from=FLIPPED_FROM, flipped_minutes=10))
+    return _known("flipped", replace(CALM, flipped_from=FLIPPED_FROM, flipped_minutes=FLIPPED_MINUTES))
 
 
 def absence() -> Population:
