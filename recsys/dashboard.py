@@ -51,6 +51,8 @@ class Progress:
     gap_last_10_minutes: float | None = None
     books_balanced: bool | None = None
     """None before the first check."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Decisions that gates would not have learned, by why."""
 
     @property
     def decisions_per_s(self) -> float | None:
@@ -122,7 +124,12 @@ def _line(progress: Progress) -> str:
     parts += [f"gap {_signed(progress.gap)} (last 10 min {_signed(progress.gap_last_10_minutes)})"]
     ages = {name: variant for name, variant in progress.variants.items() if variant.served_weights_age_s is not None}
     parts += [f"{name} v{variant.policy_version}, {_duration(variant.served_weights_age_s)} old" for name, variant in ages.items()]
-    parts += [f"books {_books(progress.books_balanced)}", f"{_rate(progress)} decisions/s", _duration(progress.elapsed_s)]
+    parts += [
+        f"books {_books(progress.books_balanced)}",
+        *_refused(progress),
+        f"{_rate(progress)} decisions/s",
+        _duration(progress.elapsed_s),
+    ]
     return " · ".join(parts)
 
 
@@ -167,6 +174,8 @@ def _facts(progress: Progress) -> Text:
     )
     facts.append(")   books ", style="dim")
     facts.append(_books(progress.books_balanced), style="bold red" if progress.books_balanced is False else "")
+    for refused in _refused(progress):
+        facts.append(f"   {refused}", style="yellow")
     facts.append("   decisions ", style="dim").append(f"{progress.decisions:,}")
     facts.append(f" ({_rate(progress)}/s)", style="dim")
     return facts
@@ -190,6 +199,10 @@ def _books(balanced: bool | None) -> str:
     if balanced is None:
         return UNKNOWN
     return "balanced" if balanced else "NOT BALANCED"
+
+
+def _refused(progress: Progress) -> list[str]:
+    return [f"refused {count}: {reason}" for reason, count in progress.refused.items()]
 
 
 def _rate(progress: Progress) -> str:

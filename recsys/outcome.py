@@ -26,6 +26,7 @@ def progress_of(loop: Loop, minutes_done: int, elapsed_s: float) -> Progress:
         for name, variant in sorted(tally.variants.items(), reverse=True)
     }
     online, offline = variants.get("online"), variants.get("offline")
+    books = loop.books()
     return Progress(
         world_time_ms=loop.clock.now_ms(),
         minutes_done=minutes_done,
@@ -35,7 +36,8 @@ def progress_of(loop: Loop, minutes_done: int, elapsed_s: float) -> Progress:
         variants=variants,
         gap=_difference(online.reward, offline.reward) if online and offline else None,
         gap_last_10_minutes=_difference(online.reward_last_10_minutes, offline.reward_last_10_minutes) if online and offline else None,
-        books_balanced=bool(loop.books()["balanced"]),
+        books_balanced=bool(books["balanced"]),
+        refused=books["refused"],
     )
 
 
@@ -87,7 +89,12 @@ def result_of(loop: Loop, minutes_done: int, elapsed_s: float, facts: Mapping[st
             load_s=Percentiles.of(tally.load_s),
             recommend_ms=Percentiles.of(loop.client.recommend_ms),
         ),
-        books=Books(decisions=_counts(books["decisions"]), feedback=_counts(books["feedback"]), balanced=books["balanced"]),
+        books=Books(
+            decisions=_counts(books["decisions"]),
+            refused=books["refused"],
+            feedback=_counts(books["feedback"]),
+            balanced=books["balanced"],
+        ),
         new_items=_new_items(loop, minutes_done),
         isolation=ISOLATION,
         weights_digest=loop.learner.weights_digest(),

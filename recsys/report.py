@@ -89,9 +89,10 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Books:
-    """Where every Decision and every Feedback went; balanced when nothing is missing from either."""
+    """Where every Decision and every Feedback went, and what was refused, by why; balanced when nothing is missing."""
 
     decisions: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
     feedback: Mapping[str, int] = field(default_factory=dict)
     balanced: bool = True
 
@@ -274,7 +275,7 @@ def _page(result: RunResult, numbers: dict[str, Any]) -> str:
 
 def _notices(result: RunResult) -> list[str]:
     """What a reader must know before believing anything else."""
-    notices = []
+    notices = [f"{count} decisions were not learned from, refused for {reason}." for reason, count in result.books.refused.items()]
     if result.minutes_planned is not None and result.minutes < result.minutes_planned:
         notices.append(f"Stopped early: {result.minutes} of {result.minutes_planned} world minutes were run.")
     if not result.books.balanced:

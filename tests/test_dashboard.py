@@ -125,6 +125,13 @@ def test_everything_goes_to_standard_error() -> None:
     assert done.stderr.startswith("minute 0/2")
 
 
+def test_what_was_refused_is_named() -> None:
+    for console in (pipe(), terminal(200)):
+        with LiveTable(console) as table:
+            table.update(replace(PROGRESS, refused={"a_gate": 31}))
+        assert "refused 31: a_gate" in written(console)
+
+
 def test_broken_books_are_shouted() -> None:
     console = terminal()
     with LiveTable(console) as table:

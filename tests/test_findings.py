@@ -78,8 +78,7 @@ def test_floods_are_judged_by_what_others_lose() -> None:
     found = findings.hostile({"online": {0: attacked}}, {"online": {0: peaceful}}, 0.1)
     assert found is not None
     assert found["cost"] == pytest.approx(0.04)
-    assert found["minutes_refused"] == {"contradicts": 2}
-    assert found["slates_capped"] == 7
+    assert found["gates"] == {"minutes_refused": {"contradicts": 2}, "slates_capped": 7}
 
 
 def test_a_lie_costs_by_what_was_learned_of_it() -> None:

@@ -209,6 +209,8 @@ def test_a_finished_run_has_no_notice_and_broken_books_have_one(tmp_path: Path) 
     assert 'class="notice"' not in without(write_report(made_up_run(), tmp_path).read_text(), "noscript")
     broken = replace(made_up_run(), books=replace(made_up_run().books, balanced=False))
     assert "The books do not balance" in write_report(broken, tmp_path).read_text()
+    refused = replace(made_up_run(), books=replace(made_up_run().books, refused={"a_gate": 31}))
+    assert "31 decisions were not learned from, refused for a_gate" in write_report(refused, tmp_path).read_text()
 
 
 def test_the_headline_says_it_in_words() -> None:

@@ -134,6 +134,7 @@ def test_figures_of_several_seeds(out: Path, records: Records) -> None:
     rewards = [seed["variants"]["online"]["reward"] for seed in figures["per_seed"]]
     assert figures["variants"]["online"]["reward"] == pytest.approx(np.mean(rewards))
     assert gap_figures({}, MINUTES) is None
+    assert figures["gates"]["minutes_refused"] == {}
 
 
 def test_intervals_are_those_of_student() -> None:

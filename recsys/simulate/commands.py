@@ -54,6 +54,11 @@ def _tell(figures: dict[str, Any]) -> None:
         shares = [variant["share_of_oracle"], variant["share_of_oracle_last_quarter"]]
         told = "".join("" if share is None else f"  {share:.3f}" for share in shares)
         typer.echo(f"  {name:13} {variant['reward']:.4f} per shown slot; of the oracle, in all and in the last quarter:{told}", err=True)
+    if figures["gates"] is not None:
+        typer.echo(
+            f"  refused minutes {figures['gates']['minutes_refused'] or 'none'}, slates capped {figures['gates']['slates_capped']}",
+            err=True,
+        )
     gap = figures["gap"]
     if gap is not None:
         typer.echo(f"  gap {gap['mean']:+.4f}, slope per hour {gap['slope_per_hour']} {gap['slope_interval']}", err=True)

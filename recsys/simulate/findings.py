@@ -3,7 +3,6 @@
 Records in, figures out; None where the runs that a figure needs were not made. Knows nothing of how runs are made.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from recsys.audience import flooders_of
 from recsys.simulate.diary import Array, Record
-from recsys.simulate.measures import Records, interval_of
+from recsys.simulate.measures import Records, gates, interval_of
 from recsys.truth import hash_share
 
 TURNS = ((0, 0), (1, 1), (2, 2), (3, 5), (6, 10), (11, 20), (21, 50))
@@ -74,14 +73,11 @@ def hostile(attacked: Records, peaceful: Records, flooders: float) -> dict[str, 
     if not seeds:
         return None
     shares = [(_honest_share(attacked["online"][seed], flooders), _honest_share(peaceful["online"][seed], flooders)) for seed in seeds]
-    told = [attacked["online"][seed].figures for seed in seeds]
-    refused = Counter(reason for figures in told for _, reason in figures["refused"])
     return {
         "share_of_oracle": float(np.mean([share for share, _ in shares])),
         "share_of_oracle_in_peace": float(np.mean([share for _, share in shares])),
         "cost": float(np.mean([1 - share / calm for share, calm in shares])),
-        "minutes_refused": dict(refused),
-        "slates_capped": sum(figures["capped"] for figures in told),
+        "gates": gates(attacked["online"]),
     }
 
 

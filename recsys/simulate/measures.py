@@ -1,5 +1,6 @@
 """Records of runs in, figures out: rewards, the gap and its slope, the share of the oracle. Knows nothing of how they were made."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,10 +63,18 @@ def world_figures(records: Records, minutes: int) -> dict[str, Any]:
         "share_of_oracle": _mean([curve.share() for curve in curves.get("online", {}).values()]),
         "freshness_s": _freshness(online),
         "books": _first(online, "books"),
+        "gates": gates(online),
         "weights_digest": _first(online, "weights_digest"),
         "compute_s": sum(sum(record.figures["compute_parts_s"].values()) for by_seed in records.values() for record in by_seed.values()),
         "per_seed": [_seed(curves, records, seed, minutes) for seed in sorted({seed for by_seed in curves.values() for seed in by_seed})],
     }
+
+
+def gates(runs: Mapping[int, Record]) -> dict[str, Any] | None:
+    """Minutes that gates refused, by why, and slates that weighed less for who made them, over all seeds."""
+    told = [run.figures for run in runs.values()]
+    refused = Counter(reason for figures in told for _, reason in figures["refused"])
+    return {"minutes_refused": dict(refused), "slates_capped": sum(figures["capped"] for figures in told)} if told else None
 
 
 def gap_figures(curves: Mapping[str, Mapping[int, Curve]], minutes: int, other: str = "offline") -> dict[str, Any] | None:
