@@ -16,6 +16,7 @@ from models.decoder import Context, Decoder, Vectors, node_contents
 from models.node_products import Nodes, node_products
 from models.remembered import Remembered
 from models.successors import Successors
+from models.target_logprobs import Targets, target_logprobs
 from models.trie import Children, CountArray, IntArray, Trie
 from models.value import Record
 from models.walk import Asked
@@ -43,6 +44,21 @@ class _Step(_Look):
 
     node_Q: IntArray
     at_Q: IntArray
+
+
+@dataclass(frozen=True)
+class _Root:
+    """What walks ask the children of the root, which are the same for all of them: logits are query · child + base of the request.
+
+    After the temperature. All that does not depend on the slot is in the base: -inf where a request may have nothing under a child.
+    """
+
+    query_QD: Tensor
+    child_CD: Tensor
+    base_GC: Tensor
+    count_GC: CountArray
+    group_Q: IntArray
+    """The row of the base of each walk."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +92,9 @@ class Scored:
         """Log π of given legal items, (Q,), with gradient; each walk has its own state."""
         if not len(item_Q):
             return state_QD.sum(1)
-        product_Q = torch.zeros(len(item_Q))
-        for step in self._steps(state_QD, asked, item_Q):
+        leaf_Q = self.trie.leaf_of_item[item_Q]
+        product_Q = self._first_logprobs(state_QD, asked, self.trie.child_over(leaf_Q, 0))
+        for step in self._steps(state_QD, asked, leaf_Q, 1):
             product_Q = product_Q + _at(step.logprob_QC, step.at_Q)
         even_Q = np.ones(len(item_Q), np.int32)
         return _mixed(product_Q, asked, even_Q)
@@ -96,7 +113,7 @@ class Scored:
         product_Q, besides = torch.zeros(len(at_B)), []
         walk_BS = np.full(item_BS.shape, -1)
         walk_BS[at_B, at_S] = np.arange(len(at_B))
-        for step in self._steps(state_BD[torch.as_tensor(at_B)], asked_Q, item_Q):
+        for step in self._steps(state_BD[torch.as_tensor(at_B)], asked_Q, self.trie.leaf_of_item[item_Q], 0):
             besides.append(_beside(step, product_Q, asked_Q, walk_BS))
             product_Q = product_Q + _at(step.logprob_QC, step.at_Q)
         logprob_Q = _mixed(product_Q, asked_Q, np.ones(len(at_B), np.int32))
@@ -123,17 +140,22 @@ class Scored:
                 codes = [*(np.repeat(code_N, np.diff(start_N)) for code_N in codes), trie.codes[level]]
         return product_BN
 
-    def _steps(self, state_QD: Tensor, asked: Wanted, item_Q: IntArray) -> list[_Step]:
-        trie, leaf_Q = self.trie, self.trie.leaf_of_item[item_Q]
-        node_Q, steps = np.zeros(len(item_Q), np.int64), []
-        prefix: list[Tensor] = []
-        for level in range(trie.levels):
-            look = self._look(state_QD, asked, node_Q, prefix)
-            child_Q = trie.child_over(leaf_Q, level)
-            steps.append(_Step(**vars(look), node_Q=node_Q, at_Q=child_Q - look.start_Q))
-            node_Q = child_Q
-            if level + 1 < trie.levels:
-                prefix.append(torch.as_tensor(trie.codes[level][child_Q]))
+    def _first_logprobs(self, state_QD: Tensor, asked: Wanted, child_Q: IntArray) -> Tensor:
+        """Log p of one child of the root for each walk, (Q,)."""
+        root = self._root(state_QD, asked)
+        walk_M, closed_M = asked.legal.closed(root.count_GC, root.group_Q)
+        targets = Targets(root.group_Q, child_Q, walk_M, closed_M)
+        return target_logprobs(root.query_QD, root.child_CD, root.base_GC, targets)
+
+    def _steps(self, state_QD: Tensor, asked: Wanted, leaf_Q: CountArray, first: int) -> list[_Step]:
+        """The walks to these leaves, from level `first` on."""
+        trie, steps = self.trie, []
+        place_KQ = [trie.child_over(leaf_Q, level) for level in range(trie.levels)]
+        node_KQ = [np.zeros(len(leaf_Q), np.int64), *place_KQ]
+        prefix = [torch.as_tensor(codes[place_Q]) for codes, place_Q in zip(trie.codes, place_KQ, strict=False)]
+        for level in range(first, trie.levels):
+            look = self._look(state_QD, asked, node_KQ[level], prefix[:level])
+            steps.append(_Step(**vars(look), node_Q=node_KQ[level], at_Q=place_KQ[level] - look.start_Q))
         return steps
 
     def _look(self, state_QD: Tensor, asked: Wanted, node_Q: IntArray, prefix: list[Tensor]) -> _Look:
@@ -141,27 +163,50 @@ class Scored:
         # under the root all walks share one list
         children = self.trie.children(node_Q if level else np.zeros(1, np.int64), level)
         count_QC = asked.legal.count(children.bound_QX)
-        logits_QC = self._fit(state_QD, asked, node_Q, prefix) + self._hinted(asked, level, node_Q, children)
-        logits_QC = logits_QC / torch.as_tensor(asked.rule.temperature_B)[:, None]
+        if level:
+            logits_QC = self._fit(state_QD, asked, node_Q, prefix) + self._hinted(asked, level, node_Q, children)
+            logits_QC = logits_QC / torch.as_tensor(asked.rule.temperature_B)[:, None]
+        else:
+            root = self._root(state_QD, asked)
+            logits_QC = root.query_QD @ root.child_CD.T + root.base_GC[torch.as_tensor(root.group_Q)]
         logprob_QC = logits_QC.masked_fill(torch.as_tensor(count_QC <= 0), -torch.inf).log_softmax(1)
         return _Look(children.start_Q, logprob_QC, count_QC)
 
+    def _root(self, state_QD: Tensor, asked: Wanted) -> _Root:
+        asked_G, group_Q = asked.requests()
+        children = self.trie.children(np.zeros(1, np.int64), 0)
+        vector_CD, facts_CX = self._children(0, np.arange(children.start_Q[0], children.end_Q[0]))
+        node_G, count_GC = np.zeros(len(asked_G.of_Q), np.int64), asked_G.legal.count(children.bound_QX)
+        base_GC = self._told(asked_G, 0) @ facts_CX.T + self._hinted(asked_G, 0, node_G, children)
+        base_GC = base_GC / torch.as_tensor(asked_G.rule.temperature_B)[:, None]
+        base_GC = base_GC.masked_fill(torch.as_tensor(count_GC <= 0), -torch.inf)
+        query_QD = self._query(state_QD, asked, []) / torch.as_tensor(asked.rule.temperature_B)[:, None]
+        return _Root(query_QD, vector_CD, base_GC, count_GC, group_Q)
+
     def _fit(self, state_QD: Tensor, asked: Wanted, node_Q: IntArray, prefix: list[Tensor]) -> Tensor:
-        """What decoder, likeness of content and novelty make of the children, (Q, C): one product for all of it."""
+        """What decoder, likeness of content and novelty make of the children of inner nodes, (Q, C): one product for all of it."""
         level = len(prefix)
         nodes, place_P = Nodes.of(node_Q, self.trie.starts[level])
+        asking_QX = torch.cat([self._query(state_QD, asked, prefix), self._told(asked, level)], 1)
+        return node_products(asking_QX, torch.cat(self._children(level, place_P), 1), nodes)
+
+    def _query(self, state_QD: Tensor, asked: Wanted, prefix: list[Tensor]) -> Tensor:
+        """What the children's vectors are asked with, (Q, D)."""
+        value_Q1 = torch.as_tensor(asked.rule.value_B)[:, None]
+        # what the value head says is what rewards taught it: no other loss moves it
+        return self.decoder.query(state_QD, prefix) + value_Q1 * self.decoder.value(state_QD).detach()
+
+    def _told(self, asked: Wanted, level: int) -> Tensor:
+        """What the facts of the children are asked with, whatever the slot, (Q, X)."""
         bonus_Q1, value_Q1 = (torch.as_tensor(rule_B)[:, None] for rule_B in (asked.rule.bonus_B, asked.rule.value_B))
         of_Q = torch.as_tensor(asked.of_Q)
         wish_QC = self.wishes(asked.remembered, level)[of_Q]
         if level + 1 == self.trie.levels:
             wish_QC = wish_QC + value_Q1 * self.suited(asked.remembered)[of_Q]
-        # what the value head says is what rewards taught it: no other loss moves it
-        query_QD = self.decoder.query(state_QD, prefix) + value_Q1 * self.decoder.value(state_QD).detach()
-        told = torch.cat([query_QD, wish_QC, bonus_Q1, value_Q1, torch.ones_like(bonus_Q1)], 1)
-        return node_products(told, self._children(level, place_P), nodes)
+        return torch.cat([wish_QC, bonus_Q1, value_Q1, torch.ones_like(bonus_Q1)], 1)
 
-    def _children(self, level: int, place_P: IntArray) -> Tensor:
-        """What the children at these places are asked by, side by side: vector, content, novelty (of leaves), value, bias."""
+    def _children(self, level: int, place_P: IntArray) -> tuple[Tensor, Tensor]:
+        """What the children at these places are asked by: their vectors, and side by side content, novelty (of leaves), value, bias."""
         if level + 1 < self.trie.levels:
             code_P = torch.as_tensor(self.trie.codes[level][place_P])
             vector_PD, content_PC = self.vectors.code_VD[level][code_P], torch.as_tensor(self.contents[level][place_P])
@@ -172,19 +217,16 @@ class Scored:
             vector_PD, content_PC = self.vectors.leaves(row_P), self.decoder.content_RC[row_P]
             novelty_P, bias_P = torch.as_tensor(self.novelty_R[self.trie.item_of_leaf[place_P]]), self.decoder.leaf_bias[row_P]
             value_P = self.decoder.value_bias[row_P]
-        return torch.cat([vector_PD, content_PC, novelty_P[:, None], value_P[:, None], bias_P[:, None]], 1)
+        return vector_PD, torch.cat([content_PC, novelty_P[:, None], value_P[:, None], bias_P[:, None]], 1)
 
     def _hinted(self, asked: Wanted, level: int, node_Q: IntArray, children: Children) -> Tensor:
-        """What the hints that lie under the children add to them, (Q, C); under the root they are the same for all walks of a request."""
-        remembered, width = asked.remembered, children.bound_QX.shape[1] - 1
-        of_W = asked.of_Q if level else np.arange(len(remembered.item_BL))
-        node_W, start_W = (node_Q, children.start_Q) if level else (0 * of_W, 0 * of_W)
-        hits = remembered.hits(level, of_W, node_W, np.broadcast_to(start_W, len(of_W)))
-        (what_H, kind_H, age_H), strength_H = remembered.numbers(hits)
+        """What the hints that lie under the children add to them, (Q, C)."""
+        hits = asked.remembered.hits(level, asked.of_Q, node_Q, np.broadcast_to(children.start_Q, len(node_Q)))
+        (what_H, kind_H, age_H), strength_H = asked.remembered.numbers(hits)
         weight_H = self.decoder.hint_logits()[torch.as_tensor(what_H), level, torch.as_tensor(kind_H), torch.as_tensor(age_H)]
         place = (torch.as_tensor(hits.walk_H), torch.as_tensor(hits.child_H))
-        hinted_WC = torch.zeros(len(of_W), width).index_put(place, weight_H * torch.as_tensor(strength_H), accumulate=True)
-        return hinted_WC if level else hinted_WC[torch.as_tensor(asked.of_Q)]
+        empty_QC = torch.zeros(len(node_Q), children.bound_QX.shape[1] - 1)
+        return empty_QC.index_put(place, weight_H * torch.as_tensor(strength_H), accumulate=True)
 
     def wishes(self, remembered: Remembered, level: int) -> Tensor:
         """The content that each request's memory asks for, (B, content): that of its rows, each times its `match`."""

@@ -253,6 +253,21 @@ class Legal:
         assert not len(self.chosen.key_M)
         return replace(self, of_Q=self.of_Q[at_Q])
 
+    def unchosen(self) -> "Legal":
+        """The same walks before anything was chosen."""
+        return replace(self, chosen=Marks(np.zeros(0, np.int64), self.chosen.stride))
+
+    def closed(self, count_GC: CountArray, group_Q: IntArray) -> tuple[IntArray, IntArray]:
+        """Pairs of a walk and a child of the root under which it has chosen all: walks (ascending) and children.
+
+        `count_GC` says how many legal leaves there were, before anything was chosen, for the walks of each group.
+        """
+        walk_M, leaf_M = np.divmod(self.chosen.key_M, self.chosen.stride)
+        key_M, number_M = np.unique(walk_M * count_GC.shape[1] + self.trie.child_over(leaf_M, 0), return_counts=True)
+        walk_M, child_M = np.divmod(key_M, count_GC.shape[1])
+        all_M = number_M >= count_GC[group_Q[walk_M], child_M]
+        return walk_M[all_M], child_M[all_M]
+
     def without(self, leaf_QS: IntArray) -> "Legal":
         """Without these legal leaves of each walk, too; -1 stands for none."""
         key_QS = leaf_QS + (np.arange(len(leaf_QS)) * self.chosen.stride)[:, None]

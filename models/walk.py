@@ -57,6 +57,11 @@ class Asked(Generic[Kept]):
         """Other walks for the same requests."""
         return Asked(self.legal.at(at_Q), self.rule.at(at_Q), self.remembered, self.of_Q[at_Q])
 
+    def requests(self) -> "tuple[Asked[Kept], IntArray]":
+        """One walk for each request that there are walks for, before anything was chosen; and which of them each walk here is for."""
+        request_G, first_G, group_Q = np.unique(self.of_Q, return_index=True, return_inverse=True)
+        return Asked(self.legal.unchosen().at(first_G), self.rule.at(first_G), self.remembered, request_G), group_Q
+
     def without(self, leaf_QS: IntArray) -> "Asked[Kept]":
         """Without these leaves of each walk; see Legal."""
         return Asked(self.legal.without(leaf_QS), self.rule, self.remembered, self.of_Q)

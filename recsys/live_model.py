@@ -5,7 +5,7 @@ is a function of the stream and the minute, not of when it was polled.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,11 +122,14 @@ class LiveModel:
             self._contents = inner_contents(self._shelf.trie, self.decoder.content_RC)
         return self._shelf
 
-    def scored(self, shelf: Shelf, batch: Batch) -> Scored:
-        """What scores the slates of a batch, of this shelf, with the present weights, with gradient."""
-        asked = shelf.trie.siblings(batch.slate_BS[batch.shown_BS])
-        rows_N = np.unique(np.concatenate([[0], asked, batch.slate_BS.ravel(), batch.context.item_BL.ravel()]))
-        vectors = self.decoder.vectors(rows_N)
+    def scored(self, shelf: Shelf, batches: Sequence[Batch]) -> Scored:
+        """What scores the slates of these batches, of this shelf, with the present weights, with gradient."""
+        met_R = np.zeros(self.num_rows, bool)
+        met_R[0] = True
+        for batch in batches:
+            for rows in (shelf.trie.siblings(batch.slate_BS[batch.shown_BS]), batch.slate_BS, batch.context.item_BL):
+                met_R[rows] = True
+        vectors = self.decoder.vectors(np.flatnonzero(met_R))
         return Scored(self.decoder, vectors, shelf.trie, self._contents, novelty(self.decoder, self.num_rows), self._successors())
 
     def artifact(self, facts: Mapping[str, Any]) -> Artifact:

@@ -25,9 +25,9 @@ from recsys.live_model import LiveModel
 
 LOG = logging.getLogger(__name__)
 
-PART_SLATES, PART_LOGITS = 256, 1 << 22
+PART_SLATES, PART_LOGITS = 256, 6 << 20
 """Slates whose states are held at a time, and logits of the children of their walks' nodes: gradients of parts add up, so a large
-minute needs no more memory than that, and what is computed is still in the cache when it is needed again.
+minute needs no more memory than that. Larger arrays (malloc's 32 MB) would be asked of the system anew for every part.
 """
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -219,12 +219,14 @@ class Trainer:
     def _gradient(self, optimizer: torch.optim.Optimizer, shelf: Shelf, parts: Sequence[Batch]) -> Terms:
         """Of all parts together."""
         optimizer.zero_grad(set_to_none=True)
-        slots, of_parts = Slots.of(parts), []
+        slots, scored, of_parts = Slots.of(parts), self.model.scored(shelf, parts), []
+        shared = scored.vectors.cut()
         for part in parts:
-            part_terms = objective(self.model.scored(shelf, part), part, self.config.objective, slots)
+            part_terms = objective(replace(scored, vectors=shared), part, self.config.objective, slots)
             torch.autograd.backward(part_terms.loss)
             # its graph holds all that was computed, and the shapes of tables that may grow
             of_parts.append(replace(part_terms, loss=part_terms.loss.detach()))
+        scored.vectors.take_gradient(shared)
         return reduce(add, of_parts)
 
     def _move(self, optimizer: torch.optim.Optimizer, effective_share: float | None = None) -> None:

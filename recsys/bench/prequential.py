@@ -189,7 +189,7 @@ def chances(model: LiveModel, given: Sequence[Lesson]) -> FloatArray:
     """The values of the shown slots of some lessons, (Q,), each read with the memory of its own time."""
     config, shelf = model.decoder.config, model.shelf(model.catalogue.next_offset)
     batch = BatchMaker(model.catalogue, shelf, config.rows_read, config.features).batch(given, [model.num_rows] * len(given))
-    scored = model.scored(shelf, batch)
+    scored = model.scored(shelf, [batch])
     state_BSD = model.decoder.states(scored.vectors, batch.context, torch.as_tensor(batch.slate_BS))
     chance_Q: FloatArray = (
         shown_values(scored, batch, state_BSD, scored.record(batch.context).at(batch.shown_BS.nonzero()[0]))[0].sigmoid().numpy()
