@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.content import FloatArray
-from models.decoder import Context, Decoder, Vectors
+from models.decoder import Context, Decoder
 from models.neighbours import Neighbours, let_in
 from models.next_item import right_aligned
 from models.remembered import Remembered
@@ -23,6 +23,7 @@ from models.softmax_loss import ExtraLogits, softmax_loss
 from models.successors import ACT, Successors
 from models.tokenizer import Tokenizer
 from models.trie import IntArray, Legal, Trie
+from models.vectors import Vectors
 from models.walk import Asked, Rule
 
 NUM_KINDS = ACT + 1

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.content import FloatArray
-from models.decoder import Context, Decoder, DecoderConfig, Vectors
+from models.decoder import Context, Decoder, DecoderConfig
 from models.softmax_loss import ExtraLogits, softmax_loss
 from models.trie import IntArray
+from models.vectors import Vectors
 
 
 @dataclass(frozen=True, kw_only=True)

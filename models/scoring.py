@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.content import FloatArray
-from models.decoder import Context, Decoder, Vectors, node_contents
+from models.decoder import Context, Decoder, node_contents
 from models.node_products import Nodes, node_products
 from models.remembered import Remembered
 from models.successors import Successors
 from models.target_logprobs import Targets, target_logprobs
 from models.trie import Children, CountArray, IntArray, Trie
 from models.value import Record
+from models.vectors import Vectors
 from models.walk import Asked
 
 Wanted = Asked[Remembered]
