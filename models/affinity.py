@@ -26,8 +26,8 @@ LOUDNESS = 3.0
 def row_weights(item_BL: IntArray, kind_BL: IntArray) -> FloatArray:
     """What each row of a memory counts for in the mean of what was taken, and of what was shown and not taken, (B, 2, L)."""
     took_BL = (kind_BL >= ACT) & (item_BL > 0)
-    taken_BLL = (item_BL[:, :, None] == item_BL[:, None]) & took_BL[:, None]
-    left_BL = (kind_BL > 0) & (item_BL > 0) & ~taken_BLL.any(2)
+    key_BL = item_BL + np.arange(len(item_BL))[:, None] * (item_BL.max(initial=0) + 1)  # each user's items by themselves
+    left_BL = (kind_BL > 0) & (item_BL > 0) & ~np.isin(key_BL, key_BL[took_BL])
     rows_B2L = np.stack([took_BL, left_BL], 1)
     weight_B2L: FloatArray = rows_B2L * np.float32(LOUDNESS) / np.maximum(rows_B2L.sum(2, keepdims=True), 1).astype(np.float32)
     return weight_B2L

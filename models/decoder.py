@@ -332,8 +332,8 @@ class Decoder(nn.Module):
     def record(self, context: Context, num_items: int) -> Record:
         """What the memories say in numbers, as far as they speak of the first `num_items` rows, (B, K) and (B, Z)."""
         item_BL = np.where(context.item_BL <= num_items, context.item_BL, 0)
-        content_BLC = F.embedding(torch.as_tensor(item_BL), self.content_RC)
-        return Record(counted(context.kind_BL, self.num_kinds), self.affinity.standing(item_BL, context.kind_BL, content_BLC))
+        content_BLT = F.embedding(torch.as_tensor(item_BL), self.content_RC[:, : self.affinity.told])
+        return Record(counted(context.kind_BL, self.num_kinds), self.affinity.standing(item_BL, context.kind_BL, content_BLT))
 
     def value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, item_Q: Tensor) -> Tensor:
         """q(context, slot, item) as a logit, (Q,)."""

@@ -144,7 +144,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     reward_Q, logged_Q = reward_BS[shown_BS], torch.as_tensor(batch.logged_BS)[shown_BS]
     weight_Q = torch.as_tensor(batch.weight_B[at_B])
 
-    record = scored.record(batch.context).at(at_B)
+    record = shown_record(scored, batch)
     value_Q, *code_values = shown_values(scored, batch, state_BSD, record)
     # of the items, then of the codes that they lie under
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
@@ -167,10 +167,15 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     return Terms(loss, float(policy.detach()), float(value.detach()), float(likelihood.detach()), ratios, surprise)
 
 
+def shown_record(scored: Scored, batch: Batch) -> Record:
+    """What the memory behind each shown slot says in numbers."""
+    return scored.record(batch.context).at(batch.shown_BS.nonzero()[0])
+
+
 def shown_values(scored: Scored, batch: Batch, state_BSD: Tensor, record: Record) -> list[Tensor]:
     """What the shown slots are expected to earn, as logits with gradient: (Q,) of the items, then of the codes of each inner level.
 
-    `record` has one row a shown slot.
+    `record`: see `shown_record`.
     """
     decoder, vectors = scored.decoder, scored.vectors
     at_B, at_S = batch.shown_BS.nonzero()

@@ -200,10 +200,12 @@ class Scored:
     def _told(self, asked: Wanted, level: int) -> Tensor:
         """What the facts of the children are asked with, whatever the slot, (Q, X)."""
         bonus_Q1, value_Q1 = (torch.as_tensor(rule_B)[:, None] for rule_B in (asked.rule.bonus_B, asked.rule.value_B))
-        of_Q = torch.as_tensor(asked.of_Q)
-        wish_QC = self.wishes(asked.remembered, level)[of_Q]
+        of_Q, remembered = torch.as_tensor(asked.of_Q), asked.remembered
+        content_BLC = F.embedding(torch.as_tensor(remembered.item_BL), self.decoder.content_RC)
+        wish_QC = self.wishes(remembered, level, content_BLC)[of_Q]
         if level + 1 == self.trie.levels:
-            wish_QC = wish_QC + value_Q1 * self.suited(asked.remembered)[of_Q]
+            suited_BC = self.decoder.affinity.suited(remembered.item_BL, remembered.kind_BL, content_BLC)
+            wish_QC = wish_QC + value_Q1 * suited_BC[of_Q]
         return torch.cat([wish_QC, bonus_Q1, value_Q1, torch.ones_like(bonus_Q1)], 1)
 
     def _children(self, level: int, place_P: IntArray) -> tuple[Tensor, Tensor]:
@@ -229,18 +231,11 @@ class Scored:
         empty_QC = torch.zeros(len(node_Q), children.bound_QX.shape[1] - 1)
         return empty_QC.index_put(place, weight_H * torch.as_tensor(strength_H), accumulate=True)
 
-    def wishes(self, remembered: Remembered, level: int) -> Tensor:
+    def wishes(self, remembered: Remembered, level: int, content_BLC: Tensor) -> Tensor:
         """The content that each request's memory asks for, (B, content): that of its rows, each times its `match`."""
         kind_BL, age_L = torch.as_tensor(remembered.kind_BL), torch.as_tensor(remembered.age_L)
         weight_BL = self.decoder.match_logits()[level][kind_BL, age_L.expand_as(kind_BL)]
-        return (weight_BL[:, None] @ self._recalled(remembered))[:, 0]
-
-    def suited(self, remembered: Remembered) -> Tensor:
-        """The content of which the value head's `affinity` expects most, (B, content)."""
-        return self.decoder.affinity.suited(remembered.item_BL, remembered.kind_BL, self._recalled(remembered))
-
-    def _recalled(self, remembered: Remembered) -> Tensor:
-        return F.embedding(torch.as_tensor(remembered.item_BL), self.decoder.content_RC)
+        return (weight_BL[:, None] @ content_BLC)[:, 0]
 
 
 def inner_contents(trie: Trie, content_RC: Tensor) -> list[FloatArray]:

@@ -89,10 +89,10 @@ class Gates:
         return gates
 
     def _doubt(self, told: Told) -> str | None:
-        config = self._config
-        if told.contradiction < (
-            max(STILL, config.contradiction) if self._refused_in_row and config.contradiction else config.contradiction
-        ):
+        config, enough = self._config, self._config.contradiction
+        if enough and self._refused_in_row:
+            enough = max(STILL, enough)
+        if told.contradiction < enough:
             return CONTRADICTS
         if self._num_minutes < FEW_MINUTES:
             return None

@@ -98,9 +98,8 @@ class GenerativePolicy:
         self.trained_through_ms = int(artifact.facts["trained_through_ms"])
         trie = artifact.trie
         decoder = FrozenDecoder(artifact.decoder, LeafVectors.of(artifact.decoder, trie))
-        self._generator = Generator(
-            decoder, trie, novelty(artifact.decoder, len(artifact.item_ids) + 1), artifact.followed.frozen(len(artifact.item_ids) + 1)
-        )
+        num_rows = len(artifact.item_ids) + 1
+        self._generator = Generator(decoder, trie, novelty(artifact.decoder, num_rows), artifact.followed.frozen(num_rows))
         self._shelf = Shelf(Vocabulary(artifact.item_ids), np.concatenate([[False], ~artifact.retired_N]), trie)
         config = artifact.decoder.config
         self._history, self._num_buckets, self._max_slots = config.rows_read, config.features, config.max_slots

@@ -151,7 +151,7 @@ class Trainer:
         return sum(map(len, parts))
 
     def update(self, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int) -> Updated:
-        """`passes` steps on one batch, if it is believed; a refused minute leaves all as it was, but for how often items were shown.
+        """`passes` steps on one batch, if it is believed; a refused minute leaves all weights and counts as they were.
 
         `num_rows` are the item rows that each lesson's version knew.
         """

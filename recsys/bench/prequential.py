@@ -19,7 +19,7 @@ import polars as pl
 import torch
 
 from models.content import FloatArray
-from models.objective import shown_values
+from models.objective import shown_record, shown_values
 from models.trie import IntArray
 from recsys.bench.rates import RATES, RateModel, Shown
 from recsys.catalogue import Catalogue
@@ -191,9 +191,8 @@ def chances(model: LiveModel, given: Sequence[Lesson]) -> FloatArray:
     batch = BatchMaker(model.catalogue, shelf, config.rows_read, config.features).batch(given, [model.num_rows] * len(given))
     scored = model.scored(shelf, [batch])
     state_BSD = model.decoder.states(scored.vectors, batch.context, torch.as_tensor(batch.slate_BS))
-    chance_Q: FloatArray = (
-        shown_values(scored, batch, state_BSD, scored.record(batch.context).at(batch.shown_BS.nonzero()[0]))[0].sigmoid().numpy()
-    )
+    value_Q, *_ = shown_values(scored, batch, state_BSD, shown_record(scored, batch))
+    chance_Q: FloatArray = value_Q.sigmoid().numpy()
     return chance_Q
 
 
