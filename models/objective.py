@@ -46,7 +46,10 @@ class ObjectiveConfig:
 
     policy: str = "topr"
     """The rule of the policy term: one of models.losses.POLICY_LOSSES."""
-    policy_weight: float = 1.0
+    policy_weight: float = 0.0
+    """With 0 rewards reach the choice by what they make expected alone: π ∝ prior · exp(q / β) is what maximizes E[q] − β KL(π ‖ prior)
+    (Peters et al. 2010; Abdolmaleki et al. 2018), which a gradient of sampled choices only approaches, with noise (models/EXPERIMENTS.md).
+    """
     value_weight: float = 0.5
     likelihood_weight: float = 1.0
     value_blend: float = 0.5
@@ -151,7 +154,8 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     loss = config.value_weight * (value + sum(under))
     surprise = _surprise(batch, record, value_Q)
     taken_Q = ~own_Q & (reward_Q > 0)
-    if not own_Q.any() and not (config.likelihood_weight and taken_Q.any()):  # nobody asks what the policy says of these
+    asked_Q = (own_Q if config.policy_weight else False) | (taken_Q if config.likelihood_weight else False)
+    if not torch.as_tensor(asked_Q).any():  # nobody asks what the policy says of these
         return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)
     logprob_Q = shown_logprobs(scored, batch, state_BSD)
     baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]

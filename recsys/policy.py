@@ -25,12 +25,12 @@ class DrawingConfig:
 
     way: str = "slot"
     """`slot`: one item after another, each seeing those before it. `beam`: all at once, faster, from what the first slot sees."""
-    temperature: float = 0.35
-    floor: float = 0.02
+    temperature: float = 0.8
+    floor: float = 0.005
     """Share of each slot that is spread evenly over all legal items."""
-    novelty_bonus: float = 1.5
+    novelty_bonus: float = 6.0
     """Added to the logit of an item of which nothing is known; falls with 1 / sqrt(1 + what is known of it)."""
-    value_weight: float = 4.0
+    value_weight: float = 16.0
     """Added to each logit, times what the value head says: expected rewards choose beside what is usually taken."""
 
     def __post_init__(self) -> None:

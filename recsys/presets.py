@@ -26,7 +26,7 @@ def standard() -> Config:
 
 
 def tiny() -> Config:
-    """The same code at toy size, for tests and worlds of a few dozen items."""
+    """The same code at toy size, for tests and worlds of a few dozen items. Here the policy's gradient chooses, hardly what is expected."""
     return Config(
         model=ModelConfig(
             tokenizer=TokenizerConfig(codes=8, content_dim=16), decoder=DecoderConfig(width=16, layers=1, heads=2, history=32)
@@ -34,9 +34,15 @@ def tiny() -> Config:
         learner=LearnerConfig(
             replay_share=0.6,
             reservoir=2048,
-            trainer=TrainerConfig(lr=0.01, passes=4, value_keep=0.998, warm_start=WarmStartConfig(epochs=2, batch=32)),
+            trainer=TrainerConfig(
+                lr=0.01,
+                passes=4,
+                value_keep=0.998,
+                objective=ObjectiveConfig(policy_weight=1.0),
+                warm_start=WarmStartConfig(epochs=2, batch=32),
+            ),
         ),
-        drawing=DrawingConfig(temperature=1.0, value_weight=1.0, novelty_bonus=0.5),
+        drawing=DrawingConfig(temperature=1.0, floor=0.02, value_weight=1.0, novelty_bonus=0.5),
         engine=EngineConfig(default_slate_size=5, exclude_seen=False),
     )
 
@@ -48,8 +54,6 @@ def small() -> Config:
             tokenizer=TokenizerConfig(levels=1, content_dim=32), decoder=DecoderConfig(width=32, layers=1, heads=2, history=64)
         ),
         join=JoinConfig(variant="online", teach_imported=True, lateness_ms=10_000),
-        learner=LearnerConfig(trainer=TrainerConfig(objective=ObjectiveConfig(policy_weight=0.2, value_blend=0.0))),
-        drawing=DrawingConfig(temperature=0.8, floor=0.005, novelty_bonus=6.0, value_weight=16.0),
         engine=EngineConfig(exclude_seen=False),
     )
 

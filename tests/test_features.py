@@ -361,7 +361,7 @@ def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, level
 
 def recomputed(scored: Scored, maker: BatchMaker, learned: list[Lesson], num_rows: int) -> np.ndarray:
     """log π of every drawn slot as an update sees it: the loss of REINFORCE, one slot at a time, at an advantage of one."""
-    config = ObjectiveConfig(policy="reinforce", value_weight=0, likelihood_weight=0, value_blend=1)
+    config = ObjectiveConfig(policy="reinforce", policy_weight=1, value_weight=0, likelihood_weight=0, value_blend=1)
     out = []
     for lesson in learned:
         for slot in range(len(lesson.item_ids)):

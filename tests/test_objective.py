@@ -28,7 +28,7 @@ from models.trie import Legal
 from models.walk import Asked, Rule
 
 NUM_ITEMS, BATCH, SLOTS = 25, 12, 5
-POLICY = ObjectiveConfig(value_weight=0, likelihood_weight=0, value_blend=0)
+POLICY = ObjectiveConfig(policy_weight=1, value_weight=0, likelihood_weight=0, value_blend=0)
 VALUE = ObjectiveConfig(policy_weight=0, likelihood_weight=0)
 LIKELIHOOD = ObjectiveConfig(policy_weight=0, value_weight=0)
 Gradients = dict[str, torch.Tensor]
@@ -140,7 +140,7 @@ def test_the_policy_term_does_not_move_its_own_baseline(model: Model) -> None:
     assert size({name: gradient for name, gradient in gradients.items() if name.startswith("value")}) == 0
 
 
-@pytest.mark.parametrize("config", [POLICY, VALUE, LIKELIHOOD, ObjectiveConfig()])
+@pytest.mark.parametrize("config", [POLICY, VALUE, LIKELIHOOD, ObjectiveConfig(policy_weight=1)])
 def test_what_was_not_shown_teaches_nothing(model: Model, config: ObjectiveConfig) -> None:
     """Rewards, logged numbers and, at the end of a slate, items of slots not shown can be anything."""
     batch = random_batch(4, model)
@@ -159,7 +159,7 @@ def test_what_was_not_shown_teaches_nothing(model: Model, config: ObjectiveConfi
 
 def test_a_batch_in_which_nothing_was_shown_has_no_gradient(model: Model) -> None:
     batch = replace(random_batch(6, model), shown_BS=np.zeros((BATCH, SLOTS), bool))
-    terms, gradients = learned(model, batch, ObjectiveConfig())
+    terms, gradients = learned(model, batch, ObjectiveConfig(policy_weight=1))
     assert float(terms.loss.detach()) == 0
     assert size(gradients) == 0
 
@@ -218,12 +218,12 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
 def test_parts_of_a_batch_add_up_to_the_whole(model: Model, parts: int) -> None:
     """Loss, terms and gradients: what is learned does not depend on how many slates are held at a time."""
     batch = random_batch(9, model)
-    whole, gradients = learned(model, batch, ObjectiveConfig())
+    whole, gradients = learned(model, batch, ObjectiveConfig(policy_weight=1))
     model.decoder.zero_grad(set_to_none=True)
     terms = []
     for kept in np.array_split(np.arange(BATCH), parts):
         part = only(batch, np.isin(np.arange(BATCH), kept))
-        terms.append(objective(model.scored, part, ObjectiveConfig(), Slots.of([batch])))
+        terms.append(objective(model.scored, part, ObjectiveConfig(policy_weight=1), Slots.of([batch])))
         torch.autograd.backward(terms[-1].loss)
     total = reduce(add, terms)
     for name in ("policy", "value", "likelihood", "effective_share"):
@@ -235,9 +235,9 @@ def test_parts_of_a_batch_add_up_to_the_whole(model: Model, parts: int) -> None:
 
 def test_numbers_just_logged_have_an_effective_share_of_one(model: Model) -> None:
     batch = random_batch(9, model, own=1.0, stale=0.0)
-    assert learned(model, batch, ObjectiveConfig())[0].effective_share == pytest.approx(1, abs=1e-5)
+    assert learned(model, batch, ObjectiveConfig(policy_weight=1))[0].effective_share == pytest.approx(1, abs=1e-5)
     batch = random_batch(9, model, own=1.0, stale=2.0)
-    assert learned(model, batch, ObjectiveConfig())[0].effective_share < 0.7
+    assert learned(model, batch, ObjectiveConfig(policy_weight=1))[0].effective_share < 0.7
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_hundred_steps_find_the_rewarded_item(levels: int, own: bool, way: str
     assert chance_of(model, rewarded) < 1 / 8
     optimizer = torch.optim.Adam(model.decoder.parameters(), lr=1e-2)
     for _ in range(120):
-        terms = objective(model.scored, bandit_batch(model, random, rewarded, own=own, way=way), ObjectiveConfig())
+        terms = objective(model.scored, bandit_batch(model, random, rewarded, own=own, way=way), ObjectiveConfig(policy_weight=1))
         optimizer.zero_grad()
         torch.autograd.backward(terms.loss)
         optimizer.step()

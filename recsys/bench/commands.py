@@ -9,12 +9,11 @@ import torch
 import typer
 
 from models.decoder import Decoder
-from models.losses import POLICY_LOSSES
 from models.next_item import NextItemModel
 from models.sasrec import SasrecTrunk
 from recsys.bench import generate as generating
 from recsys.bench.checkpoint import checkpoint_cost
-from recsys.bench.learners import Tournament, bench_learners
+from recsys.bench.learners import LEARNERS, Tournament, bench_learners
 from recsys.bench.loop import bench_loop
 from recsys.bench.prequential import SETTINGS as PREQUENTIAL
 from recsys.bench.prequential import PrequentialConfig, bench_prequential
@@ -175,7 +174,7 @@ def update(
 @bench.command("learners")
 def learners(
     worlds: Annotated[str, typer.Option(help=f"Of {', '.join(WORLDS)}; the first one is tuned in.")] = "drift,noisy",
-    learners: Annotated[str, typer.Option(help=f"Of {', '.join(POLICY_LOSSES)}.")] = ",".join(POLICY_LOSSES),
+    learners: Annotated[str, typer.Option(help=f"Of {', '.join(LEARNERS)}.")] = ",".join(LEARNERS),
     staleness: Annotated[str, typer.Option(help="World minutes that a version answers.")] = "1,10",
     minutes: Annotated[int, typer.Option(min=1, help="World minutes of a run.")] = 60,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from --seed on; the first one is tuned on.")] = 3,

@@ -24,6 +24,9 @@ from recsys.simulate.worlds import population
 LOG = logging.getLogger(__name__)
 
 STEP_SIZES = (1e-3, 2e-3, 4e-3)
+NONE = "none"
+"""No policy's gradient at all: rewards reach the choice by what they make expected alone."""
+LEARNERS = (NONE, *POLICY_LOSSES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Tournament:
     """Who plays where, and how long."""
 
     config: Config
-    learners: Sequence[str] = tuple(POLICY_LOSSES)
+    learners: Sequence[str] = LEARNERS
     worlds: Sequence[str] = ("drift", "noisy")
     staleness_minutes: Sequence[int] = (1, 10)
     seeds: Sequence[int] = (0, 1, 2)
@@ -39,9 +42,9 @@ class Tournament:
     step_sizes: Sequence[float] = STEP_SIZES
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.learners if name not in POLICY_LOSSES]
+        unknown = [name for name in self.learners if name not in LEARNERS]
         if unknown:
-            raise ValueError(f"--learners names {unknown[0]!r}; it must be of {', '.join(POLICY_LOSSES)}")
+            raise ValueError(f"--learners names {unknown[0]!r}; it must be of {', '.join(LEARNERS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,9 @@ class Match:
     @property
     def settings(self) -> list[str]:
         """What it changes in the configuration."""
-        return [f"learner.trainer.objective.policy={self.learner}", f"learner.trainer.lr={self.step_size}"]
+        objective = "learner.trainer.objective"
+        rule = [f"{objective}.policy={self.learner}", f"{objective}.policy_weight=1.0"] if self.learner != NONE else []
+        return [*rule, f"learner.trainer.lr={self.step_size}"]
 
 
 def bench_learners(plan: Tournament, out: Path) -> dict[str, Any]:

@@ -37,11 +37,7 @@ LOG = logging.getLogger(__name__)
 
 MINUTE_MS, DAY_MINUTES, HOUR_MS = 60_000, 1440, 3_600_000
 SETTINGS = (
-    *(
-        "learner.trainer.objective.policy_weight=0",
-        "learner.trainer.objective.likelihood_weight=0",
-        "learner.trainer.objective.value_weight=1",
-    ),
+    *("learner.trainer.objective.likelihood_weight=0", "learner.trainer.objective.value_weight=1"),
     *("learner.trainer.passes=1", "learner.trainer.user_cap=1000000", "learner.trainer.warm_start.epochs=1"),
 )
 """The value term alone, each exposure learned once."""

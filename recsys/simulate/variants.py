@@ -31,10 +31,10 @@ ANY_LAG = 1_000_000
 
 
 OWN_SETTINGS = (
-    "learner.trainer.lr=1e-2",
-    "learner.trainer.objective.value_blend=0.5",
-    "drawing.temperature=0.1",
-    "drawing.temperature=0.35",
+    "drawing.novelty_bonus=3.0",
+    "drawing.novelty_bonus=12.0",
+    "drawing.temperature=0.4",
+    "learner.trainer.objective.policy_weight=0.2",
 )
 """What was tried of our own beside the defaults of the preset, one at a time."""
 
