@@ -5,8 +5,9 @@ One list a second, sorted when its second comes: until then an entry costs 10 by
 
 import heapq
 from array import array
-from bisect import insort_left
+from bisect import bisect_left
 from collections.abc import Callable
+from operator import neg
 
 Key = int | str
 """A decision's, see `held.key_of`."""
@@ -30,7 +31,8 @@ class DueDates:
     def __init__(self) -> None:
         self.next_ms = NEVER_MS
         """Nothing is due before."""
-        self._soon: list[tuple[int, Key]] = []  # of the second that has come, by falling time: the next one is the last
+        self._soon_ms: list[int] = []  # of the second that has come, falling: the next one is the last
+        self._soon: list[Key] = []  # whose they are
         self._soon_s = -NEVER_MS
         self._later: dict[int, Second] = {}
         self._later_s: list[int] = []  # heap of the keys of _later
@@ -38,12 +40,11 @@ class DueDates:
     def add(self, due_ms: int, key: Key, offset: int = NEVER_MS) -> None:
         """Remember that `key` is due at `due_ms`; `offset` is for `least_offset`."""
         due_s = due_ms // 1000
-        if due_s <= self._soon_s:
-            insort_left(self._soon, (due_ms, key), key=_falling)
-            self.next_ms = min(self.next_ms, due_ms)
-            return
         second = self._later.get(due_s)
         if second is None:
+            if due_s <= self._soon_s:
+                self._add_soon(due_ms, key)
+                return
             second = self._later[due_s] = Second()
             heapq.heappush(self._later_s, due_s)
             self.next_ms = min(self.next_ms, due_s * 1000)
@@ -54,26 +55,32 @@ class DueDates:
     def pop(self, now_ms: int) -> list[Key]:
         """Take out all that is due by `now_ms`, in order."""
         due: list[Key] = []
-        soon = self._soon
         while self.next_ms <= now_ms:
-            if soon:
-                due.append(soon.pop()[1])
-            else:
+            if not self._soon:
                 self._begin_second()
-            self.next_ms = soon[-1][0] if soon else self._later_s[0] * 1000 if self._later_s else NEVER_MS
+            soon_ms, soon = self._soon_ms, self._soon
+            while soon_ms and soon_ms[-1] <= now_ms:
+                soon_ms.pop()
+                due.append(soon.pop())
+            self.next_ms = soon_ms[-1] if soon_ms else self._later_s[0] * 1000 if self._later_s else NEVER_MS
         return due
 
     def least_offset(self, offset_of: Callable[[Key], int]) -> int:
         """The least offset of all that is due; NEVER_MS without any. Asks for those of the second that has come."""
-        soon = [offset_of(key) for _, key in self._soon]
+        soon = map(offset_of, self._soon)
         return min([*soon, *[second.least_offset for second in self._later.values()]], default=NEVER_MS)
+
+    def _add_soon(self, due_ms: int, key: Key) -> None:
+        at = bisect_left(self._soon_ms, -due_ms, key=neg)
+        self._soon_ms.insert(at, due_ms)
+        self._soon.insert(at, key)
+        self.next_ms = min(self.next_ms, due_ms)
 
     def _begin_second(self) -> None:
         self._soon_s = heapq.heappop(self._later_s)
         second = self._later.pop(self._soon_s)
-        rows = sorted(zip(second.milliseconds, range(len(second.keys)), second.keys, strict=True), reverse=True)
-        self._soon += [(self._soon_s * 1000 + millisecond, key) for millisecond, _, key in rows]
-
-
-def _falling(entry: tuple[int, Key]) -> int:
-    return -entry[0]
+        milliseconds, keys, begin_ms = second.milliseconds.tolist(), second.keys, self._soon_s * 1000
+        # Backwards and falling, so that those of one millisecond stay backwards too.
+        order = sorted(range(len(keys) - 1, -1, -1), key=milliseconds.__getitem__, reverse=True)
+        self._soon_ms = [begin_ms + milliseconds[at] for at in order]
+        self._soon = [keys[at] for at in order]

@@ -42,10 +42,10 @@ def is_copy(open_decision: bytes | bytearray, decision: bytes) -> bool:
     return open_decision.startswith(_frame(_DECISION_FRAMES, len(decision)) + decision, _HEAD.size)
 
 
-def memory_offset_of(open_decision: bytes | bytearray) -> int:
-    """As of which offset user memory is needed for it."""
-    offset: int = _HEAD.unpack_from(open_decision)[1]
-    return offset
+def offsets_of(open_decision: bytes | bytearray) -> tuple[int, int]:
+    """As of which offset user memory is needed for it, and where it stands in the log."""
+    _, memory_offset, _, offset = _HEAD.unpack_from(open_decision)
+    return memory_offset, offset
 
 
 def _frame(frames: tuple[bytes, ...], length: int) -> bytes:

@@ -121,7 +121,7 @@ class Joiner:
         waiting = Counter(waiting.kind for join in joins for events in join.waiting.values() for waiting in events)
         num_untaken = sum(bucket.num_own for join in joins for bucket in join.buckets.values())
         return self._ledger.read(
-            open_decisions=num_untaken + sum(len(join.open) - join.num_taught for join in joins),
+            open_decisions=num_untaken + sum(len(join.open) - len(join.taught) for join in joins),
             open_feedback=waiting["feedback"] + sum(join.num_held["feedback"] for join in joins),
             open_exposures=waiting["exposure"] + sum(join.num_held["exposure"] for join in joins),
         )

@@ -5,16 +5,19 @@ as soon as the watermark moves: the state is a pure function of the records so f
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from streaming.books import Ledger, Quarantined
 from streaming.due_dates import NEVER_MS, DueDates, Key
 from streaming.events import IMPORTED, Control, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
-from streaming.held import held, is_copy, key_of, memory_offset_of, with_event
+from streaming.held import held, is_copy, key_of, offsets_of, with_event
 from streaming.log import LogRecord
 from streaming.proto.joiner_pb2 import Held
 from streaming.rewards import rule_named
 from streaming.window import MAX_VALUE, NOTHING_SAID, Example, Heard, JoinConfig, Verdict, earned, heard
+
+_example = partial(tuple.__new__, Example)
 
 
 class Waiting(NamedTuple):
@@ -67,15 +70,19 @@ class PartitionJoin:
         self.watermark_ms = -NEVER_MS
         self.open: dict[Key, bytes | bytearray] = {}
         """What `held` makes of each, by offset of the decision."""
-        self.num_taught = 0
-        """How many of them are not own."""
+        self.taught: set[Key] = set()
+        """Which of them are not own."""
         self.num_held = {"exposure": 0, "feedback": 0}
         """Events on open decisions, by kind."""
         self.gone: dict[str, dict[Key, int]] = {"late": {}, "foreign": {}, "gap": {}}
-        """What still speaks of a decision that is not open gets this fate, until the watermark is at that time."""
+        """What still speaks of a decision that is not open gets this fate, until the watermark is at that time.
+
+        Those whose time has come are there until the end of the poll.
+        """
         self.waiting: dict[Key, list[Waiting]] = {}
         self.buckets: dict[int, Bucket] = {}
-        self._closing, self._forgetting, self._orphaning = DueDates(), DueDates(), DueDates()
+        self._closing, self._orphaning = DueDates(), DueDates()
+        self._forgetting = {fate: DueDates() for fate in self.gone}
         self._controls: list[Asked] = []
         self._rule = rule_named(config.reward)
         # Asked for with every record.
@@ -85,24 +92,14 @@ class PartitionJoin:
 
     def apply(self, records: Sequence[LogRecord]) -> None:
         """Take these records. ValueError for an offset applied before."""
-        for _, offset, _, value in records:
-            if offset < self.next_offset:
-                self._check(offset)
-            self.next_offset = offset + 1
-            try:
-                kind, record = kind_and_record(value)
-            except UnreadableRecord as error:
-                self._quarantine(offset, "unreadable", str(error), None)
-                continue
-            if kind == "event":
-                self._apply_event(offset, record, value)
-            elif kind == "decision":
-                self._apply_decision(offset, record, value)
-            elif kind == "tick" and self._in_time("tick", offset, record.append_time_ms, record.tick.event_time_ms):
-                self._move(record.tick.event_time_ms)
-            elif kind == "control":
-                self._controls.append(Asked(self.partition, offset, self.watermark_ms, record.control))
-            # else: items are the catalogue's
+        try:
+            for _, offset, _, value in records:
+                if offset < self.next_offset:
+                    self._check(offset)
+                self.next_offset = offset + 1
+                self._apply(offset, value)
+        finally:
+            self._forget()
 
     def pass_gap(self, offset: int) -> None:
         """Go on at `offset`, and give up all that is open. ValueError for an offset applied before."""
@@ -112,6 +109,22 @@ class PartitionJoin:
         open_decisions, self.open, self._closing = self.open, {}, DueDates()
         for key, open_decision in open_decisions.items():
             self._give_up(key, Held.FromString(bytes(open_decision)))
+
+    def _apply(self, offset: int, value: bytes) -> None:
+        try:
+            kind, record = kind_and_record(value)
+        except UnreadableRecord as error:
+            self._quarantine(offset, "unreadable", str(error), None)
+            return
+        if kind == "event":
+            self._apply_event(offset, record, value)
+        elif kind == "decision":
+            self._apply_decision(offset, record, value)
+        elif kind == "tick" and self._in_time("tick", offset, record.append_time_ms, record.tick.event_time_ms):
+            self._move(record.tick.event_time_ms)
+        elif kind == "control":
+            self._controls.append(Asked(self.partition, offset, self.watermark_ms, record.control))
+        # else: items are the catalogue's
 
     def take_controls(self) -> list[Asked]:
         """The Controls that came since the last call."""
@@ -131,7 +144,7 @@ class PartitionJoin:
             if key in self.open or self._fate_of(key):
                 self._add_again(key, offset, decision, value)
             elif decision_id:
-                self._add_decision(key, offset, decision, value)
+                self._add_decision(key, offset, decision, event_time_ms, value)
             else:
                 self._quarantine(offset, "decision without an id", "", "decision")
             # Only now: what waited did so until the watermark passed it without its decision.
@@ -167,15 +180,15 @@ class PartitionJoin:
 
     # Decisions and events ---------------------------------------------------------------------------------------------
 
-    def _add_decision(self, key: Key, offset: int, decision: Decision, value: bytes) -> None:
+    def _add_decision(self, key: Key, offset: int, decision: Decision, event_time_ms: int, value: bytes) -> None:
         """Open a decision, or count it as what else it is; then the events that waited for it."""
-        own = decision.variant == self._variant
-        closes_ms = decision.event_time_ms + self._open_ms
+        variant = decision.variant
+        own, closes_ms = variant == self._variant, event_time_ms + self._open_ms
         late = closes_ms <= self.watermark_ms
         fate = "late" if own else "foreign"
         if late or not own:
             self.ledger.of["decision"][fate] += 1
-        if late or not (own or (self.config.teach_imported and decision.variant == IMPORTED)):
+        if late or not (own or (self.config.teach_imported and variant == IMPORTED)):
             self._let_go(key, closes_ms, fate)
         else:
             memory_offset = memory_needed(decision, offset)
@@ -222,7 +235,10 @@ class PartitionJoin:
 
     def _fate_of(self, key: Key) -> str:
         """What still speaks of a decision that is not open any more gets; empty where none is remembered."""
-        return next((fate for fate, known in self.gone.items() if key in known), "")
+        for fate, known in self.gone.items():
+            if key in known and known[key] > self.watermark_ms:
+                return fate
+        return ""
 
     # State ------------------------------------------------------------------------------------------------------------
 
@@ -231,12 +247,14 @@ class PartitionJoin:
         self.open[key] = open_decision
         self._closing.add(closes_ms, key, memory_offset)
         if not own:
-            self.num_taught += 1
+            self.taught.add(key)
 
     def remember(self, key: Key, forgotten_ms: int, fate: str) -> None:
         """Keep what became of a decision until the watermark is at `forgotten_ms`, 2 (W + L) beyond it."""
-        self.gone[fate][key] = forgotten_ms
-        self._forgetting.add(forgotten_ms, key)
+        gone = self.gone[fate]
+        gone.pop(key, None)  # one that was to be forgotten by now: they stand in the order in which they became so
+        gone[key] = forgotten_ms
+        self._forgetting[fate].add(forgotten_ms, key)
 
     def wait(self, key: Key, waiting: Waiting) -> None:
         """Keep an event until its decision comes or the watermark has passed it by D."""
@@ -253,7 +271,7 @@ class PartitionJoin:
 
     def least_memory_offset(self) -> int | None:
         """As of which offset user memory is still needed, by decisions that are open or not yet taken; None without any."""
-        least = self._closing.least_offset(lambda key: memory_offset_of(self.open[key]))
+        least = self._closing.least_offset(lambda key: offsets_of(self.open[key])[0])
         least = min([least, *[bucket.least_memory_offset for bucket in self.buckets.values()]])
         return None if least == NEVER_MS else least
 
@@ -271,25 +289,30 @@ class PartitionJoin:
         if watermark_ms >= self._orphaning.next_ms:
             for key in self._orphaning.pop(watermark_ms):
                 self._orphan(key)
-        if watermark_ms >= self._forgetting.next_ms:
-            for key in self._forgetting.pop(watermark_ms):
-                for known in self.gone.values():
-                    known.pop(key, None)
+
+    def _forget(self) -> None:
+        """Drop what is remembered for no longer."""
+        for fate, gone in self.gone.items():
+            for key in self._forgetting[fate].pop(self.watermark_ms):
+                if gone.get(key, NEVER_MS) <= self.watermark_ms:
+                    del gone[key]
 
     def _close(self, key: Key) -> None:
         """Decide what an open decision and its events come to."""
         open_decision = bytes(self.open.pop(key))
+        own = key not in self.taught
+        if not own:
+            self.taught.remove(key)
         closed = Held.FromString(open_decision)
-        decision = closed.decision.decision
-        own = decision.variant == self._variant
-        said = heard(decision, closed.events, self.config.window_ms)
-        shown = said.shown()
-        verdict = said.verdict(shown) if said.said else NOTHING_SAID
-        self._count(said, verdict, len(shown), own=own)
+        decision, (memory_offset, offset) = closed.decision.decision, offsets_of(open_decision)
         event_time_ms = decision.event_time_ms
-        if shown:
-            at = open_decision, event_time_ms, decision.decision_id, self.partition, closed.offset
-            self.keep(Example(*at, own, *earned(shown, verdict.joined, self._rule)), closed.memory_offset)
+        said = heard(decision, closed.events, event_time_ms + self.config.window_ms)
+        shown = said.shown()
+        verdict = said.verdict(shown.slots) if said.said else NOTHING_SAID
+        self._count(said, verdict, len(shown.slots), own=own)
+        if shown.slots:
+            at = open_decision, event_time_ms, decision.decision_id, self.partition, offset
+            self.keep(_example((*at, own, *earned(shown, verdict.joined, self._rule))), memory_offset)
         self._let_go(key, event_time_ms + self._open_ms, "late" if own else "foreign")
 
     def _count(self, said: Heard, verdict: Verdict, num_shown: int, *, own: bool) -> None:
@@ -304,7 +327,6 @@ class PartitionJoin:
             ledger.of[kind][fate if own else "foreign"] += 1
         ledger.of["exposure"]["joined" if own else "foreign"] += num_marks
         if not own:
-            self.num_taught -= 1
             ledger.of["feedback"]["foreign"] += num_said
             return
         if num_said:
@@ -323,7 +345,7 @@ class PartitionJoin:
         if own:
             self.ledger.of["decision"][fate] += 1
         else:
-            self.num_taught -= 1
+            self.taught.remove(key)
         for record in given_up.events:
             kind = "exposure" if record.event.HasField("exposure") else "feedback"
             self.num_held[kind] -= 1

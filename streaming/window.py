@@ -1,8 +1,8 @@
 """One decision, what was said of it inside its attribution window, and the Example it makes. Knows nothing of watermarks or books."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -111,6 +111,15 @@ class Verdict(NamedTuple):
 NOTHING_SAID = Verdict([], 0, 0)
 
 
+class Shown(NamedTuple):
+    """What was shown of one decision."""
+
+    slots: tuple[int, ...]
+    """Rising."""
+    times_ms: tuple[int, ...]
+    """When the first record to show each slot was appended; rising, equal ones once."""
+
+
 class Heard(NamedTuple):
     """What was said of one decision. What counts is decided when all of it is there, whatever came first."""
 
@@ -120,14 +129,17 @@ class Heard(NamedTuple):
     misfits: list[tuple[str, str]]
     """Kind and fate of what does not fit the decision (token, user, slots) or comes after its window."""
 
-    def shown(self) -> dict[int, int]:
-        """Slot → append time of the earliest record that showed it."""
-        shown: dict[int, int] = {}
+    def shown(self) -> Shown:
+        """What the exposures come to."""
+        if len(self.marks) == 1:  # of most decisions, and a dictionary of its slots would cost more than all that is here
+            ((slots, append_time_ms),) = self.marks
+            return Shown(_rising(tuple(slots)), (append_time_ms,))
+        times_ms: dict[int, int] = {}
         for slots, append_time_ms in sorted(self.marks, key=itemgetter(1), reverse=True):
-            shown |= dict.fromkeys(slots, append_time_ms)
-        return shown
+            times_ms |= dict.fromkeys(slots, append_time_ms)
+        return Shown(_rising(tuple(times_ms)), tuple(sorted(set(times_ms.values()))))
 
-    def verdict(self, shown: Mapping[int, int]) -> Verdict:
+    def verdict(self, shown: Sequence[int]) -> Verdict:
         """Which feedback counts: each event id once, each (slot, kind) once, and only on slots that were shown."""
         joined: list[Said] = []
         seen: set[str | tuple[int, str]] = set()
@@ -145,11 +157,10 @@ class Heard(NamedTuple):
         return Verdict(joined, num_duplicate, num_unexposed)
 
 
-def heard(decision: Decision, records: Iterable[Record], window_ms: int) -> Heard:
-    """What these exposures and feedback say of a decision."""
+def heard(decision: Decision, records: Iterable[Record], ends_ms: int) -> Heard:
+    """What these exposures and feedback say of a decision whose window ends then."""
     marks, all_said, misfits = out = Heard([], [], [])
     token, user_id, num_slots = decision.decision_token, decision.user_id, len(decision.item_ids)
-    ends_ms = decision.event_time_ms + window_ms
     for record in records:
         event = record.event
         shows = event.HasField("exposure")
@@ -167,16 +178,22 @@ def heard(decision: Decision, records: Iterable[Record], window_ms: int) -> Hear
     return out
 
 
-def earned(shown: Mapping[int, int], joined: Sequence[Said], rule: RewardRule) -> Earned:
+def earned(shown: Shown, joined: Sequence[Said], rule: RewardRule) -> Earned:
     """What the slots shown make of what was `joined`; `rule` sees the feedback of one slot at a time."""
-    slots = sorted(shown)
-    rewards, feedback, times_ms = [rule.default] * len(slots), [NO_FEEDBACK] * len(slots), list(set(shown.values()))
-    if joined:  # of most decisions there is nothing
-        times_ms += [said.append_time_ms for said in joined]
-        by_slot: dict[int, dict[str, float]] = {}
-        for said in joined:
-            by_slot.setdefault(said.slot, {})[said.kind] = said.value
-        for slot, kinds in by_slot.items():
-            at = slots.index(slot)
-            rewards[at], feedback[at] = rule(kinds), tuple(sorted(kinds.items()))
-    return tuple(slots), tuple(rewards), tuple(feedback), tuple(sorted(times_ms))
+    slots, times_ms = shown
+    if not joined:  # of most decisions there is nothing
+        return slots, (rule.default,) * len(slots), (NO_FEEDBACK,) * len(slots), times_ms
+    rewards, feedback = [rule.default] * len(slots), [NO_FEEDBACK] * len(slots)
+    by_slot: dict[int, dict[str, float]] = {}
+    for said in joined:
+        by_slot.setdefault(said.slot, {})[said.kind] = said.value
+    for slot, kinds in by_slot.items():
+        at = slots.index(slot)
+        rewards[at], feedback[at] = rule(kinds), tuple(sorted(kinds.items()))
+    return slots, tuple(rewards), tuple(feedback), tuple(sorted([*times_ms, *[said.append_time_ms for said in joined]]))
+
+
+@lru_cache(maxsize=1024)
+def _rising(slots: tuple[int, ...]) -> tuple[int, ...]:
+    """Each once. Most slates are shown whole, and then all Examples have the same tuple."""
+    return tuple(sorted(set(slots)))

@@ -6,7 +6,7 @@ from joins import T, decision, said, shown
 
 from streaming.due_dates import NEVER_MS, DueDates
 from streaming.events import encode
-from streaming.held import held, is_copy, key_of, memory_offset_of, with_event
+from streaming.held import held, is_copy, key_of, offsets_of, with_event
 from streaming.proto.joiner_pb2 import Held
 
 offsets = st.integers(0, 2**62)
@@ -21,7 +21,7 @@ def test_what_is_held_is_the_message_it_says_it_is(memory_offset, offset, length
     message = Held.FromString(bytes(open_decision))
     assert (message.memory_offset, message.offset, message.decision.decision) == (memory_offset, offset, decision())
     assert [encode(record.event, record.append_time_ms) for record in message.events] == logged
-    assert memory_offset_of(open_decision) == memory_offset
+    assert offsets_of(open_decision) == (memory_offset, offset)
 
 
 def test_a_copy_is_the_same_bytes_and_nothing_less():
