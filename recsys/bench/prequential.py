@@ -276,7 +276,7 @@ def predicted(stream: Stream, contestants: Mapping[str, Contestant]) -> dict[str
 
 
 def figures(stream: Stream, found: Mapping[str, FloatArray], plan: PrequentialConfig) -> dict[str, Any]:
-    """Log-loss, AUC and NDCG of each, in all and by day."""
+    """Log-loss, AUC and NDCG of each, in all; by day; and, without NDCG, by block."""
     day_Q = np.concatenate([np.full(len(block.shown.click), block.number // stream.per_day) for block in stream.blocks])
     shown = Shown.of([block.shown for block in stream.blocks])
     window_Q = shown.user.astype(np.int64) * (1 << 32) + shown.time_ms // WINDOW_MS
@@ -292,7 +292,21 @@ def figures(stream: Stream, found: Mapping[str, FloatArray], plan: PrequentialCo
             )
     loss = {name: {row["day"]: row["log_loss"] for row in by_day if row["model"] == name} for name in ("online", "offline")}
     gap = [{"day": day, "log_loss": loss["offline"][day] - loss["online"][day]} for day in loss["online"]]
-    return {"rows": rows, "by_day": by_day, "gap_to_offline": gap, "exposures": len(day_Q), "every_minutes": plan.every}
+    told = {"exposures": len(day_Q), "every_minutes": plan.every, "by_block": by_block(stream, found)}
+    return {"rows": rows, "by_day": by_day, "gap_to_offline": gap} | told
+
+
+def by_block(stream: Stream, found: Mapping[str, FloatArray]) -> dict[str, Any]:
+    """The minute that each block begins with, its exposures, and log-loss and AUC (None of nothing but clicks, or of none) by model."""
+    ends = np.cumsum([len(block.shown.click) for block in stream.blocks])[:-1]
+    click = [block.shown.click for block in stream.blocks]
+    parts = {name: np.split(chance_Q, ends) for name, chance_Q in found.items()}
+    return {
+        "minute": [block.number * DAY_MINUTES // stream.per_day for block in stream.blocks],
+        "exposures": [len(click_Q) for click_Q in click],
+        "log_loss": {name: [float(log_loss(*both).mean()) for both in zip(part, click, strict=True)] for name, part in parts.items()},
+        "auc": {name: [auc(*both) for both in zip(part, click, strict=True)] for name, part in parts.items()},
+    }
 
 
 def log_loss(chance_Q: FloatArray, click_Q: FloatArray) -> npt.NDArray[np.float64]:
