@@ -68,7 +68,8 @@ def test_the_command_prints_the_contract_and_learning_beats_standing_still(data:
     assert {(row["day"], row["model"]) for row in figures["by_day"]} == {(day, name) for day in (0, 1) for name in rows}
     loss = {(row["day"], row["model"]): row["log_loss"] for row in figures["by_day"]}
     blocks = figures["by_block"]
-    assert sum(blocks["exposures"]) == figures["exposures"] and all(np.diff(blocks["minute"]) > 0)
+    assert sum(blocks["exposures"]) == figures["exposures"]
+    assert all(np.diff(blocks["minute"]) > 0)
     for name, row in rows.items():
         assert np.average(blocks["log_loss"][name], weights=blocks["exposures"]) == pytest.approx(row["log_loss"])
         assert all(value is None or 0 <= value <= 1 for value in blocks["auc"][name])
