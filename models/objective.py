@@ -141,8 +141,8 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     """
     slots = slots or Slots.of([batch])
     state_BSD = scored.decoder.states(scored.vectors, batch.context, torch.as_tensor(batch.slate_BS))
-    at_B, _ = batch.shown_BS.nonzero()
-    own_Q = torch.as_tensor(batch.own_B[at_B])
+    at_B, at_S = batch.shown_BS.nonzero()
+    item_Q, own_Q = batch.slate_BS[at_B, at_S], torch.as_tensor(batch.own_B[at_B])
     reward_BS, shown_BS = torch.as_tensor(batch.reward_BS), torch.as_tensor(batch.shown_BS)
     reward_Q, logged_Q = reward_BS[shown_BS], torch.as_tensor(batch.logged_BS)[shown_BS]
     weight_Q = torch.as_tensor(batch.weight_B[at_B])
@@ -152,14 +152,16 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     # of the items, then of the codes that they lie under
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
     loss = config.value_weight * (value + sum(under))
-    surprise = _surprise(batch, record, value_Q)
+    expected_Q = value_Q.detach().sigmoid()
+    columns = expected_Q, reward_Q.clamp(0, 1), weight_Q
+    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(item_Q), record.standing_QZ, *columns)
     taken_Q = ~own_Q & (reward_Q > 0)
     asked_Q = (own_Q if config.policy_weight else False) | (taken_Q if config.likelihood_weight else False)
     if not torch.as_tensor(asked_Q).any():  # nobody asks what the policy says of these
         return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)
     logprob_Q = shown_logprobs(scored, batch, state_BSD)
     baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]
-    baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * surprise.expected_Q
+    baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * expected_Q
     advantage_Q = reward_Q - baseline_Q
     loss_Q = POLICY_LOSSES[config.policy](logprob_Q[own_Q], logged_Q[own_Q], advantage_Q[own_Q], reward_Q[own_Q])
     policy = (weight_Q[own_Q] * loss_Q).sum() / slots.policy
@@ -167,21 +169,6 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     loss = loss + config.policy_weight * policy + config.likelihood_weight * likelihood
     ratios = Ratios.of(logprob_Q[own_Q], logged_Q[own_Q])
     return Terms(loss, float(policy.detach()), float(value.detach()), float(likelihood.detach()), ratios, surprise)
-
-
-@torch.no_grad()
-def looked_at(scored: Scored, batch: Batch) -> Terms:
-    """A batch that no step is made of: what was expected of it and what came, and a loss of 0."""
-    state_BSD, record = scored.decoder.states(scored.vectors, batch.context, torch.as_tensor(batch.slate_BS)), shown_record(scored, batch)
-    surprise = _surprise(batch, record, shown_values(scored, batch, state_BSD, record)[0])
-    return Terms(torch.zeros(()), 0.0, 0.0, 0.0, Ratios(0, 0.0, 0.0), surprise)
-
-
-def _surprise(batch: Batch, record: Record, value_Q: Tensor) -> Surprise:
-    at_B, at_S = batch.shown_BS.nonzero()
-    reward_Q, weight_Q = torch.as_tensor(batch.reward_BS[at_B, at_S]), torch.as_tensor(batch.weight_B[at_B])
-    columns = value_Q.detach().sigmoid(), reward_Q.clamp(0, 1), weight_Q
-    return Surprise(len(batch.own_B), at_B, torch.as_tensor(batch.slate_BS[at_B, at_S]), record.standing_QZ, *columns)
 
 
 def shown_record(scored: Scored, batch: Batch) -> Record:

@@ -7,8 +7,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import reduce
-from operator import getitem
 from typing import Any, TypeVar
 
 from recsys.engine import EngineConfig
@@ -21,11 +19,6 @@ from recsys.server import ServerConfig
 from streaming.joiner import JoinConfig
 
 Settled = TypeVar("Settled")
-
-LATER = ["learner.trainer.divide_above"]
-"""Settings that came when there were states already: each is hashed only where it is not its default, so that those can be gone on
-from, with the draws that they would have had.
-"""
 
 
 class BadSetting(ValueError):
@@ -61,14 +54,9 @@ def as_json(config: Config) -> str:
 
 
 def behavior_digest(config: Config) -> str:
-    """The first 16 hex digits of the SHA-256 of everything but the server's sizes and timings; see LATER."""
-    said, usual = asdict(config), asdict(Config())
+    """The first 16 hex digits of the SHA-256 of everything but the server's sizes and timings."""
+    said = asdict(config)
     del said["server"]
-    for path in LATER:
-        *owners, name = path.split(".")
-        owner, usual_owner = (reduce(getitem, owners, tree) for tree in (said, usual))
-        if owner[name] == usual_owner[name]:
-            del owner[name]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 

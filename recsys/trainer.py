@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from models.device import Device
-from models.objective import Batch, ObjectiveConfig, Slots, Surprise, Terms, looked_at, objective
+from models.objective import Batch, ObjectiveConfig, Slots, Surprise, Terms, objective
 from recsys.features import BatchMaker, Lesson, Shelf, followed
 from recsys.gates import Gates, Told, fair_weights
 from recsys.guard import GuardConfig, update_refused
@@ -58,10 +58,6 @@ class TrainerConfig:
     lr: float = 2e-3
     passes: int = 2
     """Steps on each minute's batch."""
-    divide_above: int = 4096
-    """Slates, replayed ones included, above which a minute's steps divide them: each step then reads its share, drawn by lot, and not
-    all, so that so large a minute costs one reading and still all of its steps.
-    """
     trunk_share: float = 0.3
     """Step size of what all items share, relative to that of item rows and heads."""
     successors_keep: float = 0.9995
@@ -79,7 +75,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         limits = {"lr": (1e-8, 1), "passes": (1, 100), "trunk_share": (0, 1), "successors_keep": (0, 1), "user_cap": (1, 1_000_000)}
-        limits |= {"divide_above": (1, 1_000_000_000), "value_spread": (0.01, 10), "value_keep": (0, 1)}
+        limits |= {"value_spread": (0.01, 10), "value_keep": (0, 1)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be {low}..{high}")
@@ -183,12 +179,10 @@ class Trainer:
         chosen, own = [*fresh, *replayed], [lesson for lesson in fresh if lesson.own]
         fair = fair_weights([lesson.decision.user_id for lesson in fresh], self.config.user_cap)
         shelf, parts = self._batches_of(chosen, num_rows, fair + [1.0] * len(replayed))
-        steps = self.config.passes if len(chosen) > self.config.divide_above else 1
-        shares = _shares(len(parts), steps, self.seeds.random("share", minute))
-        terms = self._gradient(self.optimizer, shelf, parts, shares[0])
+        terms = self._gradient(self.optimizer, shelf, parts)
         reason = self.gates.refusal(_told(terms.surprise, fresh)) if torch.isfinite(terms.loss) else "loss_not_finite"
         if reason is None:
-            reason = self._moved(terms, shelf, [[parts[at] for at in share] for share in shares])
+            reason = self._moved(terms, shelf, parts)
         if reason is not None:
             LOG.warning("minute %d: refused: %s", minute, reason)
         else:
@@ -206,13 +200,13 @@ class Trainer:
             parts[-1].weight_B[:] = weights[part]
         return maker.shelf, parts
 
-    def _moved(self, terms: Terms, shelf: Shelf, shares: Sequence[Sequence[Batch]]) -> str | None:
-        """All steps, one share after the other, the first by the gradient that is there; why they were taken back, if they were."""
+    def _moved(self, terms: Terms, shelf: Shelf, parts: Sequence[Batch]) -> str | None:
+        """All steps, the first by the gradient that is there; why they were taken back, if they were."""
         parameters, optimizer = _parameters(self.optimizer), deepcopy(self.optimizer.state_dict()["state"])
         before = [parameter.detach().clone() for parameter in parameters]
         self._move(self.optimizer, terms.effective_share)
-        for step in range(1, self.config.passes):
-            again = self._gradient(self.optimizer, shelf, shares[step % len(shares)])
+        for _ in range(self.config.passes - 1):
+            again = self._gradient(self.optimizer, shelf, parts)
             self._move(self.optimizer, again.effective_share)
         reason = update_refused(self.config.guard, before, [parameter.detach() for parameter in parameters])
         if reason is not None:
@@ -222,18 +216,12 @@ class Trainer:
                     parameter.copy_(old)
         return reason
 
-    def _gradient(
-        self, optimizer: torch.optim.Optimizer, shelf: Shelf, parts: Sequence[Batch], share: Sequence[int] | None = None
-    ) -> Terms:
-        """Of all parts together, or of those at the places in `share`, the others being looked at only."""
+    def _gradient(self, optimizer: torch.optim.Optimizer, shelf: Shelf, parts: Sequence[Batch]) -> Terms:
+        """Of all parts together."""
         optimizer.zero_grad(set_to_none=True)
-        read = range(len(parts)) if share is None else share
-        slots, scored, of_parts = Slots.of([parts[at] for at in read]), self.model.scored(shelf, parts), []
+        slots, scored, of_parts = Slots.of(parts), self.model.scored(shelf, parts), []
         shared = scored.vectors.cut()
-        for at, part in enumerate(parts):
-            if at not in read:
-                of_parts.append(looked_at(scored, part))
-                continue
+        for part in parts:
             part_terms = objective(replace(scored, vectors=shared), part, self.config.objective, slots)
             torch.autograd.backward(part_terms.loss)
             # its graph holds all that was computed, and the shapes of tables that may grow
@@ -275,12 +263,6 @@ def _parts(lessons: Sequence[Lesson], children: int) -> list[slice]:
     slots = max(len(lesson.item_ids) for lesson in lessons)
     size = max(1, min(PART_SLATES, PART_LOGITS // (slots * children)))
     return [slice(begin, begin + size) for begin in range(0, len(lessons), size)]
-
-
-def _shares(parts: int, number: int, random: np.random.Generator) -> list[list[int]]:
-    """The places of so many parts, dealt out by lot to at most so many steps, in order."""
-    order = random.permutation(parts)
-    return [sorted(order[first::number].tolist()) for first in range(min(number, parts))]
 
 
 def _batches(lessons: Sequence[Lesson], size: int, random: np.random.Generator, chunk: int = 32) -> list[list[Lesson]]:
