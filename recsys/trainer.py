@@ -6,7 +6,6 @@ All randomness is seeded by the run's seed and the minute, batches are in a give
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
@@ -202,7 +201,8 @@ class Trainer:
 
     def _moved(self, terms: Terms, shelf: Shelf, parts: Sequence[Batch]) -> str | None:
         """All steps, the first by the gradient that is there; why they were taken back, if they were."""
-        parameters, optimizer = _parameters(self.optimizer), deepcopy(self.optimizer.state_dict()["state"])
+        parameters, state = _parameters(self.optimizer), self.optimizer.state_dict()["state"]
+        optimizer = {at: {name: value.clone() for name, value in kept.items()} for at, kept in state.items()}
         before = [parameter.detach().clone() for parameter in parameters]
         self._move(self.optimizer, terms.effective_share)
         for _ in range(self.config.passes - 1):
