@@ -23,7 +23,7 @@ from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
 from models.trie import IntArray, Trie
 from models.value import Record, ValueLevel, counted
-from models.vectors import Vectors
+from models.vectors import Vectors, item_vectors, run_of
 
 LOGIT_SCALE = 1 / 0.07
 LOGIT_SCALE_MAX = 40.0
@@ -246,9 +246,9 @@ class Decoder(nn.Module):
         """The shared vectors of these rows (ascending, each once), with gradient where it is on."""
         row_N = torch.as_tensor(rows_N)
         learned_ND = self.table(row_N) if torch.is_grad_enabled() else self.table.weight[row_N]
-        item_ND = learned_ND + self.from_content(self.content_RC[row_N])
+        item_ND, leaf_ND = item_vectors(learned_ND, self.from_content.weight, self.content_RC[run_of(rows_N)])
         codes = [F.normalize(weight, dim=-1) for weight in self.code_weights()]
-        return Vectors(row_N, item_ND, F.normalize(item_ND, dim=-1), codes)
+        return Vectors(row_N, item_ND, leaf_ND, codes)
 
     def hint_logits(self) -> Tensor:
         """What a row adds to the logits of its own item and of those that followed it, by level, kind and age, (2, K, kinds, AGES)."""

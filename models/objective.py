@@ -2,7 +2,7 @@
 
 Knows nothing of where the batch came from. Own slates teach the policy (rewards of its own choices); imported ones teach
 the likelihood of what was taken and never enter the policy term; both teach the value head.
-Shapes: B slates, S slots, Q shown slots.
+Shapes: B slates, S slots, Q shown slots, A of them of which a term asks what the policy says.
 """
 
 from collections.abc import Sequence
@@ -142,33 +142,40 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     slots = slots or Slots.of([batch])
     state_BSD = scored.decoder.states(scored.vectors, batch.context, torch.as_tensor(batch.slate_BS))
     at_B, at_S = batch.shown_BS.nonzero()
-    item_Q, own_Q = batch.slate_BS[at_B, at_S], torch.as_tensor(batch.own_B[at_B])
-    reward_BS, shown_BS = torch.as_tensor(batch.reward_BS), torch.as_tensor(batch.shown_BS)
-    reward_Q, logged_Q = reward_BS[shown_BS], torch.as_tensor(batch.logged_BS)[shown_BS]
-    weight_Q = torch.as_tensor(batch.weight_B[at_B])
+    reward_Q, weight_Q = torch.as_tensor(batch.reward_BS[at_B, at_S]), torch.as_tensor(batch.weight_B[at_B])
 
     record = shown_record(scored, batch)
     value_Q, *code_values = shown_values(scored, batch, state_BSD, record)
     # of the items, then of the codes that they lie under
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
     loss = config.value_weight * (value + sum(under))
-    expected_Q = value_Q.detach().sigmoid()
-    columns = expected_Q, reward_Q.clamp(0, 1), weight_Q
-    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(item_Q), record.standing_QZ, *columns)
-    taken_Q = ~own_Q & (reward_Q > 0)
-    asked_Q = (own_Q if config.policy_weight else False) | (taken_Q if config.likelihood_weight else False)
-    if not torch.as_tensor(asked_Q).any():  # nobody asks what the policy says of these
+    columns = value_Q.detach().sigmoid(), reward_Q.clamp(0, 1), weight_Q
+    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(batch.slate_BS[at_B, at_S]), record.standing_QZ, *columns)
+    asked_BS = asked_slots(batch, config)
+    if not asked_BS.any():
         return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)
-    logprob_Q = shown_logprobs(scored, batch, state_BSD)
-    baseline_Q = leave_one_out(reward_BS, shown_BS.float())[shown_BS]
-    baseline_Q = (1 - config.value_blend) * baseline_Q + config.value_blend * expected_Q
-    advantage_Q = reward_Q - baseline_Q
-    loss_Q = POLICY_LOSSES[config.policy](logprob_Q[own_Q], logged_Q[own_Q], advantage_Q[own_Q], reward_Q[own_Q])
-    policy = (weight_Q[own_Q] * loss_Q).sum() / slots.policy
-    likelihood = -(weight_Q * logprob_Q)[taken_Q].sum() / slots.likelihood
+    asked_Q, own_A = (torch.as_tensor(mask_BS[of_BS]) for mask_BS, of_BS in ((asked_BS, batch.shown_BS), (_own(batch), asked_BS)))
+    logprob_A, reward_A, weight_A = shown_logprobs(scored, batch, state_BSD, asked_BS), reward_Q[asked_Q], weight_Q[asked_Q]
+    logged_A = torch.as_tensor(batch.logged_BS[asked_BS])
+    others_BS = leave_one_out(torch.as_tensor(batch.reward_BS), torch.as_tensor(batch.shown_BS).float())
+    baseline_A = (1 - config.value_blend) * others_BS[torch.as_tensor(asked_BS)] + config.value_blend * surprise.expected_Q[asked_Q]
+    advantage_A = reward_A - baseline_A
+    loss_A = POLICY_LOSSES[config.policy](logprob_A[own_A], logged_A[own_A], advantage_A[own_A], reward_A[own_A])
+    policy = (weight_A[own_A] * loss_A).sum() / slots.policy
+    likelihood = -(weight_A * logprob_A)[~own_A].sum() / slots.likelihood
     loss = loss + config.policy_weight * policy + config.likelihood_weight * likelihood
-    ratios = Ratios.of(logprob_Q[own_Q], logged_Q[own_Q])
+    ratios = Ratios.of(logprob_A[own_A], logged_A[own_A])
     return Terms(loss, float(policy.detach()), float(value.detach()), float(likelihood.detach()), ratios, surprise)
+
+
+def _own(batch: Batch) -> BoolArray:
+    return batch.shown_BS & batch.own_B[:, None]
+
+
+def asked_slots(batch: Batch, config: ObjectiveConfig) -> BoolArray:
+    """The shown slots of which a term asks what the policy says: our own, and of the others what was taken, (B, S)."""
+    taken_BS = batch.shown_BS & ~batch.own_B[:, None] & (batch.reward_BS > 0)
+    return _own(batch) & bool(config.policy_weight) | taken_BS & bool(config.likelihood_weight)
 
 
 def shown_record(scored: Scored, batch: Batch) -> Record:
@@ -191,19 +198,20 @@ def shown_values(scored: Scored, batch: Batch, state_BSD: Tensor, record: Record
     ]
 
 
-def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor) -> Tensor:
-    """Log π of the shown slots, (Q,), with gradient: each by the way in which its slate was drawn."""
-    at_B, at_S = batch.shown_BS.nonzero()
+def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor, asked_BS: BoolArray) -> Tensor:
+    """Log π of some of the shown slots, in order, (A,), with gradient: each by the way in which its slate was drawn."""
+    at_B, at_S = asked_BS.nonzero()
     asked = Asked.of(batch.legal, batch.rule, scored.remembered(batch.context))
-    beams = np.flatnonzero(batch.beam_B)
-    slot_Q = ~batch.beam_B[at_B]
-    slot_B, slot_S = at_B[slot_Q], at_S[slot_Q]
+    is_beam_B = batch.beam_B & asked_BS.any(1)
+    beams = np.flatnonzero(is_beam_B)
+    slot_A = ~batch.beam_B[at_B]
+    slot_B, slot_S = at_B[slot_A], at_S[slot_A]
     # in our own slates the items of the slots before are not legal again
     before_QS = (np.arange(batch.slate_BS.shape[1]) < slot_S[:, None]) & batch.own_B[slot_B][:, None]
     leaf_QS = np.where(before_QS, scored.trie.leaf_of_item[batch.slate_BS[slot_B]], -1)
     state_QD = state_BSD[torch.as_tensor(slot_B), torch.as_tensor(slot_S)]
     slot = scored.logprobs(state_QD, asked.at(slot_B).without(leaf_QS), batch.slate_BS[slot_B, slot_S])
     beam_BS = scored.beam_logprobs(state_BSD[torch.as_tensor(beams), 0], asked.at(beams), batch.slate_BS[beams])
-    row_B = np.cumsum(batch.beam_B) - 1
-    beam = beam_BS[torch.as_tensor(row_B[at_B[~slot_Q]]), torch.as_tensor(at_S[~slot_Q])]
-    return torch.cat([slot, beam])[torch.as_tensor(np.argsort(np.argsort(~slot_Q, kind="stable")))]
+    row_B = np.cumsum(is_beam_B) - 1
+    beam = beam_BS[torch.as_tensor(row_B[at_B[~slot_A]]), torch.as_tensor(at_S[~slot_A])]
+    return torch.cat([slot, beam])[torch.as_tensor(np.argsort(np.argsort(~slot_A, kind="stable")))]

@@ -19,7 +19,7 @@ from models.successors import Successors
 from models.target_logprobs import Targets, target_logprobs
 from models.trie import Children, CountArray, IntArray, Trie
 from models.value import Record
-from models.vectors import Vectors
+from models.vectors import Vectors, run_of
 from models.walk import Asked
 
 Wanted = Asked[Remembered]
@@ -176,9 +176,11 @@ class Scored:
     def _root(self, state_QD: Tensor, asked: Wanted) -> _Root:
         asked_G, group_Q = asked.requests()
         children = self.trie.children(np.zeros(1, np.int64), 0)
-        vector_CD, facts_CX = self._children(0, np.arange(children.start_Q[0], children.end_Q[0]))
+        vector_CD, content_CC, facts_C3 = self._children(0, np.arange(children.start_Q[0], children.end_Q[0]))
         node_G, count_GC = np.zeros(len(asked_G.of_Q), np.int64), asked_G.legal.count(children.bound_QX)
-        base_GC = self._told(asked_G, 0) @ facts_CX.T + self._hinted(asked_G, 0, node_G, children)
+        told_GX, facts = self._told(asked_G, 0), facts_C3.shape[1]
+        base_GC = torch.addmm(told_GX[:, -facts:] @ facts_C3.T, told_GX[:, :-facts], content_CC.T)
+        base_GC = base_GC + self._hinted(asked_G, 0, node_G, children)
         base_GC = base_GC / torch.as_tensor(asked_G.rule.temperature_B)[:, None]
         base_GC = base_GC.masked_fill(torch.as_tensor(count_GC <= 0), -torch.inf)
         query_QD = self._query(state_QD, asked, []) / torch.as_tensor(asked.rule.temperature_B)[:, None]
@@ -208,19 +210,19 @@ class Scored:
             wish_QC = wish_QC + value_Q1 * suited_BC[of_Q]
         return torch.cat([wish_QC, bonus_Q1, value_Q1, torch.ones_like(bonus_Q1)], 1)
 
-    def _children(self, level: int, place_P: IntArray) -> tuple[Tensor, Tensor]:
-        """What the children at these places are asked by: their vectors, and side by side content, novelty (of leaves), value, bias."""
+    def _children(self, level: int, place_P: IntArray) -> tuple[Tensor, Tensor, Tensor]:
+        """What the children at these places are asked by: vectors; contents; side by side novelty (of leaves), value and bias."""
         if level + 1 < self.trie.levels:
             code_P = torch.as_tensor(self.trie.codes[level][place_P])
             vector_PD, content_PC = self.vectors.code_VD[level][code_P], torch.as_tensor(self.contents[level][place_P])
             novelty_P, bias_P = torch.zeros(len(place_P)), self.decoder.code_bias[level][code_P]
             value_P = self.decoder.code_value[level].detach()[code_P]
         else:
-            row_P = torch.as_tensor(self.trie.item_of_leaf[place_P].astype(np.int64))
+            row_P = run_of(self.trie.item_of_leaf[place_P].astype(np.int64))
             vector_PD, content_PC = self.vectors.leaves(row_P), self.decoder.content_RC[row_P]
             novelty_P, bias_P = torch.as_tensor(self.novelty_R[self.trie.item_of_leaf[place_P]]), self.decoder.leaf_bias[row_P]
             value_P = self.decoder.value_bias[row_P]
-        return vector_PD, torch.cat([content_PC, novelty_P[:, None], value_P[:, None], bias_P[:, None]], 1)
+        return vector_PD, content_PC, torch.stack([novelty_P, value_P, bias_P], 1)
 
     def _hinted(self, asked: Wanted, level: int, node_Q: IntArray, children: Children) -> Tensor:
         """What the hints that lie under the children add to them, (Q, C)."""

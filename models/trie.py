@@ -151,7 +151,7 @@ class Trie:
     def siblings(self, rows: IntArray) -> IntArray:
         """Rows of all items that have the last node above them in common with one of these, those themselves included; any order."""
         leaf_F = self.leaf_of_item[rows[(rows > 0) & (rows <= self.num_items)]]
-        node_G = np.unique(self.child_over(leaf_F, self.levels - 2)) if self.levels > 1 else np.zeros(1, np.int64)
+        node_G = np.unique(self.child_over(leaf_F, self.levels - 2)) if self.levels > 1 else np.zeros(min(1, len(leaf_F)), np.int64)
         first_G, end_G = (self.starts[-1][node_G + after].astype(np.int64) for after in (0, 1))
         return self.item_of_leaf[spans(first_G, end_G - first_G)].astype(np.int64)
 

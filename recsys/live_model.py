@@ -19,7 +19,7 @@ from models.content import ContentRule, FloatArray, first_vectors
 from models.decoder import Decoder, DecoderConfig
 from models.generate import novelty
 from models.neighbours import let_in
-from models.objective import Batch
+from models.objective import Batch, ObjectiveConfig, asked_slots
 from models.scoring import Scored, inner_contents
 from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
@@ -122,12 +122,13 @@ class LiveModel:
             self._contents = inner_contents(self._shelf.trie, self.decoder.content_RC)
         return self._shelf
 
-    def scored(self, shelf: Shelf, batches: Sequence[Batch]) -> Scored:
-        """What scores the slates of these batches, of this shelf, with the present weights, with gradient."""
+    def scored(self, shelf: Shelf, batches: Sequence[Batch], config: ObjectiveConfig) -> Scored:
+        """What scores the slates of these batches, of this shelf, by this objective, with the present weights, with gradient."""
         met_R = np.zeros(self.num_rows, bool)
         met_R[0] = True
         for batch in batches:
-            for rows in (shelf.trie.siblings(batch.slate_BS[batch.shown_BS]), batch.slate_BS, batch.context.item_BL):
+            siblings = shelf.trie.siblings(batch.slate_BS[asked_slots(batch, config)])
+            for rows in (siblings, batch.slate_BS, batch.context.item_BL):
                 met_R[rows] = True
         vectors = self.decoder.vectors(np.flatnonzero(met_R))
         return Scored(self.decoder, vectors, shelf.trie, self._contents, novelty(self.decoder, self.num_rows), self._successors())

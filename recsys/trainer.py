@@ -219,7 +219,7 @@ class Trainer:
     def _gradient(self, optimizer: torch.optim.Optimizer, shelf: Shelf, parts: Sequence[Batch]) -> Terms:
         """Of all parts together."""
         optimizer.zero_grad(set_to_none=True)
-        slots, scored, of_parts = Slots.of(parts), self.model.scored(shelf, parts), []
+        slots, scored, of_parts = Slots.of(parts), self.model.scored(shelf, parts, self.config.objective), []
         shared = scored.vectors.cut()
         for part in parts:
             part_terms = objective(replace(scored, vectors=shared), part, self.config.objective, slots)

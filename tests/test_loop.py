@@ -228,7 +228,7 @@ def _recomputed(loop: Loop, decision: Decision, before_offset: int | None = None
         contents = inner_contents(shelf.trie, decoder.content_RC)
         scored = Scored(decoder, decoder.vectors(np.arange(num_rows)), shelf.trie, contents, novelty(decoder, num_rows), successors)
         states = artifact.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
-        return shown_logprobs(scored, batch, states).tolist()
+        return shown_logprobs(scored, batch, states, batch.shown_BS).tolist()
 
 
 def _logprobs_now(loop: Loop, response: RecommendResponse) -> list[float]:

@@ -139,3 +139,13 @@ def test_appended_items_move_no_leaf_relative_to_another(levels: int) -> None:
     for level in range(levels - 1):
         there, here = (tree.codes[level][tree.child_over(tree.leaf_of_item[1:41], level)] for tree in (grown, small))
         assert (there == here).all()
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_siblings_are_all_under_the_last_node_above_and_nobody_has_none(levels: int) -> None:
+    ids_NK = random_ids(np.random.default_rng(levels), 30, levels, 3)
+    trie = Trie.built(ids_NK, np.zeros(30, bool))
+    for rows in ([], [0], [7], [3, 0, 20, 3]):
+        found = trie.siblings(np.array(rows, np.int64))
+        prefixes = {tuple(ids_NK[row - 1, :-1]) for row in rows if row}
+        assert sorted(found) == [row for row in range(1, 31) if tuple(ids_NK[row - 1, :-1]) in prefixes]
