@@ -1,6 +1,7 @@
 """Variants against worlds: twins, what stands still in whom, runs that are kept, and worlds that somebody brings."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,14 @@ def test_a_finished_run_is_kept_and_a_changed_one_made_anew(out: Path, records: 
     Record(kept.columns, kept.user_ids, dict(kept.figures) | {"behavior_digest": "another"}).save(path)
     played(plan(["random"]), out)
     assert Record.load(path).figures["behavior_digest"] != "another"
+
+
+def test_seeds_in_processes_of_their_own_give_the_same(tmp_path: Path) -> None:
+    alone = plan(["online", "random"], seeds=(0, 1), world=population(FOREIGN))
+    one, both = played(alone, tmp_path / "one"), played(replace(alone, jobs=2), tmp_path / "both")
+    for name, seed in ((name, seed) for name in alone.variants for seed in alone.seeds):
+        assert np.array_equal(one[name][seed]["reward"], both[name][seed]["reward"])
+        assert one[name][seed].figures.get("weights_digest") == both[name][seed].figures.get("weights_digest")
 
 
 def test_figures_of_several_seeds(out: Path, records: Records) -> None:

@@ -6,8 +6,12 @@ Knows nothing of what variants do or of how figures are made of runs.
 import logging
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+
+import torch
 
 from recsys.config import Config, behavior_digest, with_settings
 from recsys.simulate.diary import Record
@@ -15,20 +19,21 @@ from recsys.simulate.measures import Records
 from recsys.simulate.run import Run
 from recsys.simulate.stage import Beginning, Stage
 from recsys.simulate.variants import RECIPES
-from recsys.simulate.worlds import Population
+from recsys.simulate.worlds import Population, population
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be run in one world."""
+    """What is to be run in one world. `jobs` above 1: so many seeds at a time, each in a process that knows the world by its name."""
 
     population: Population
     config: Config
     minutes: int
     seeds: Sequence[int]
     variants: Sequence[str]
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.variants if name not in RECIPES]
@@ -38,21 +43,40 @@ class Plan:
 
 def played(plan: Plan, out: Path) -> Records:
     """The runs of a plan: those kept in `out` by an earlier call, and the others, made now."""
-    population, config = plan.population, with_settings(plan.config, plan.population.settings)
+    world, config = plan.population, with_settings(plan.config, plan.population.settings)
+    digest = behavior_digest(config)
+    paths = {
+        (name, seed): out / "runs" / f"{world.file_name}-{plan.minutes}-{seed}-{name}.npz" for name in plan.variants for seed in plan.seeds
+    }
+    missing = sorted({seed for (_, seed), path in paths.items() if Record.kept(path, "behavior_digest", digest) is None})
+    if plan.jobs > 1 and len(missing) > 1:
+        _make(plan, missing, out)
     records: dict[str, dict[int, Record]] = {name: {} for name in plan.variants}
     for seed in plan.seeds:
         beginning: Beginning | None = None
-        state_dir = out / "state" / f"{population.file_name}-{seed}"
+        state_dir = out / "state" / f"{world.file_name}-{seed}"
         for name in plan.variants:
-            path = out / "runs" / f"{population.file_name}-{plan.minutes}-{seed}-{name}.npz"
-            record = Record.kept(path, "behavior_digest", behavior_digest(config))
+            record = Record.kept(paths[name, seed], "behavior_digest", digest)
             if record is None:
-                beginning = beginning or Beginning.made(population, config, seed, plan.minutes, state_dir / "beginning")
+                beginning = beginning or Beginning.made(world, config, seed, plan.minutes, state_dir / "beginning")
                 record = _run(beginning, name, state_dir)
-                record.save(path)
+                record.save(paths[name, seed])
             records[name][seed] = record
         shutil.rmtree(state_dir, ignore_errors=True)
     return records
+
+
+def _make(plan: Plan, seeds: Sequence[int], out: Path) -> None:
+    """The runs of these seeds, kept in `out`, `plan.jobs` of them at a time."""
+    threads = torch.get_num_threads()
+    with ProcessPoolExecutor(plan.jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as others:
+        made = [others.submit(_made, plan.population.name, plan.config, plan.minutes, seed, plan.variants, out) for seed in seeds]
+        for future in made:
+            future.result()
+
+
+def _made(world: str, config: Config, minutes: int, seed: int, variants: Sequence[str], out: Path) -> None:
+    played(Plan(population=population(world), config=config, minutes=minutes, seeds=(seed,), variants=variants), out)
 
 
 def _run(beginning: Beginning, name: str, state_dir: Path) -> Record:

@@ -27,6 +27,7 @@ def simulate(
     preset: Preset = "small",
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Where finished runs are kept; they are not made again.")] = Path("runs/simulate"),
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Seeds that run at a time, each in a process of about 1 GB.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Variants against the same world, each with its own log, state and twin population."""
@@ -34,9 +35,9 @@ def simulate(
     config = configured(preset, settings)
     minutes, names = round(hours * 60), variants.split(",")
     if world == "all":
-        figures = whole_battery(config, minutes, seed, seeds, names, out)
+        figures = whole_battery(config, minutes, seed, seeds, names, out, jobs)
     else:
-        figures = one_world(world, config, minutes, range(seed, seed + (seeds or 1)), names, out)
+        figures = one_world(world, config, minutes, range(seed, seed + (seeds or 1)), names, out, jobs)
     worlds = figures.get("worlds", {world: figures})
     for told in worlds.values():
         _tell(told)

@@ -20,11 +20,13 @@ FEW = 3
 MEASURED = ("adaptation", "understanding", "second_try", "staleness", "credit", "hostile", "forgetting")
 
 
-def one_world(name: str, config: Config, minutes: int, seeds: Sequence[int], variants: Sequence[str], out: Path) -> dict[str, Any]:
+def one_world(
+    name: str, config: Config, minutes: int, seeds: Sequence[int], variants: Sequence[str], out: Path, jobs: int = 1
+) -> dict[str, Any]:
     """What came out in one world, and what it says of learning; null for what this world can't tell."""
 
     def records(world: str, only: Sequence[str]) -> Records:
-        return played(Plan(population=population(world), config=config, minutes=minutes, seeds=seeds, variants=only), out)
+        return played(Plan(population=population(world), config=config, minutes=minutes, seeds=seeds, variants=only, jobs=jobs), out)
 
     told = _told(name, found := records(name, variants), minutes)
     if name == "hostile":
@@ -35,13 +37,13 @@ def one_world(name: str, config: Config, minutes: int, seeds: Sequence[int], var
 
 
 def whole_battery(
-    config: Config, minutes: int, first_seed: int, most_seeds: int | None, variants: Sequence[str], out: Path
+    config: Config, minutes: int, first_seed: int, most_seeds: int | None, variants: Sequence[str], out: Path, jobs: int = 1
 ) -> dict[str, Any]:
     """All worlds with all variants, and the runs that only some figures need. `most_seeds` bounds the seeds of each world."""
 
     def records(name: str, number: int, only: Sequence[str]) -> Records:
         seeds = range(first_seed, first_seed + min(number, most_seeds or number))
-        return played(Plan(population=population(name), config=config, minutes=minutes, seeds=seeds, variants=only), out)
+        return played(Plan(population=population(name), config=config, minutes=minutes, seeds=seeds, variants=only, jobs=jobs), out)
 
     found = {name: records(name, number, variants) for name, number in BATTERY.items()}
     stale = records("drift", FEW, ["online", *STALE])
