@@ -20,7 +20,9 @@ from streaming.quarantine import Mended, repaired
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay did. `real_time_factor`: seconds of the log's time by second of this run; None where it spans none."""
+    """What a replay did, up to where it stopped. `real_time_factor`: seconds of the log's time by second of this run; None where
+    it spans none.
+    """
 
     events: int
     events_per_s: float
@@ -61,7 +63,9 @@ def replay(
     learner.catch_up()
     learner.close()
     seconds = time.perf_counter() - started
-    events = sum(log.end_offsets())
+    events = sum(learner.joiner.next_offset(partition) - begin for partition, begin in enumerate(log.begin_offsets()))
+    if learner.is_done:
+        last_ms = min(last_ms, learner.joiner.trained_through_ms)
     return Replayed(
         events=events,
         events_per_s=events / seconds,

@@ -116,8 +116,13 @@ def test_a_replay_that_includes_what_was_repaired_learns_as_if_it_had_been_right
 
 def test_a_replay_until_a_version_has_its_weights(recorded: Loop, tmp_path: Path) -> None:
     version = recorded.learner.policy_version - 1
-    done = replay(recorded.config, archived(recorded.stage.log, recorded, tmp_path / "archive"), tmp_path / "state", 0, 60, until=version)
+    archive = archived(recorded.stage.log, recorded, tmp_path / "archive")
+    early, done = (replay(recorded.config, archive, tmp_path / str(until), 0, 60, until=until) for until in (version - 2, version))
     assert done.versions == version
+    assert done.real_time_factor
+    assert early.real_time_factor
+    # a version a minute: what lies behind the last one was not replayed
+    assert done.real_time_factor * done.seconds - early.real_time_factor * early.seconds == pytest.approx(2 * 60)
     assert done.weights_digest == weights_digest(read(recorded.learner.directory / "versions" / str(version)).decoder)
 
 
