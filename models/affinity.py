@@ -52,9 +52,8 @@ class Affinity(nn.Module):
         return F.pad(mean_B2T.flatten(1), (1, 0), value=1.0)
 
     def suited(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: Tensor) -> Tensor:
-        """The content that a user's numbers ask for, (B, C); what an item gets is its inner product with it."""
-        said_BS = self.standing(item_BL, kind_BL, content_BLC) @ self.weight
-        return F.pad(said_BS, (0, content_BLC.shape[-1] - self.said))
+        """The leading content that a user's numbers ask for, (B, S); what an item gets is its inner product with it."""
+        return self.standing(item_BL, kind_BL, content_BLC) @ self.weight
 
     def forward(self, standing_QZ: Tensor, content_QC: Tensor) -> Tensor:
         """What is expected of contents beside all else, logits, (Q,)."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from models.affinity import Affinity
 from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
+from models.silence import Silence
 from models.trie import IntArray, Trie
 from models.value import Record, ValueLevel, counted
 from models.vectors import Vectors, item_vectors, run_of
@@ -168,6 +169,7 @@ class Decoder(nn.Module):
         self.repeat = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, AGES))
         self.follow = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, AGES))
         self.match = nn.Parameter(torch.zeros(len(codes) + 1, num_kinds, AGES))
+        self.silence = Silence(len(codes) + 1, num_kinds, AGES)
         self.value = nn.Linear(width, width)
         self.code_value = nn.ParameterList(torch.zeros(count) for count in codes)
         self.value_level = ValueLevel(width, num_kinds)

@@ -16,6 +16,7 @@ from torch.nn import Linear
 from models.affinity import row_weights
 from models.content import FloatArray
 from models.decoder import LOGIT_SCALE_MAX, NORM_EPS, Block, Context, Decoder
+from models.silence import SCALE
 from models.trie import Children, CountArray, IntArray, Trie
 
 ROWS_AT_ONCE = 1 << 18
@@ -100,6 +101,9 @@ class FrozenDecoder:
         self.affinity_ZS = _array(decoder.affinity.weight)
         self.code_value = [_array(bias) for bias in decoder.code_value]
         self.hint_logits, self.match_logits = _array(decoder.hint_logits()), _array(decoder.match_logits())
+        silence = decoder.silence
+        self.silent_hint_logits, self.silent_match_logits = _array(silence.hint_logits()), _array(silence.match_logits())
+        self.soft_K1, self.loud = _array(silence.soft)[:, None], SCALE * float(silence.loud)
         self.event = _array(decoder.kind.weight)[:, None] + _array(decoder.gap.weight)
         self.feature = _array(decoder.feature.weight)
         self.slot = _array(decoder.slot.weight)
@@ -210,11 +214,10 @@ class FrozenDecoder:
 
     def suited(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: FloatArray) -> FloatArray:
         """See `Affinity.suited`."""
-        told, said = (len(self.affinity_ZS) - 1) // 2, self.affinity_ZS.shape[1]
+        told = (len(self.affinity_ZS) - 1) // 2
         mean_BT = (row_weights(item_BL, kind_BL) @ content_BLC[..., :told]).reshape(len(item_BL), 2 * told)
-        suited_BC = np.zeros((len(item_BL), content_BLC.shape[2]), np.float32)
-        suited_BC[:, :said] = self.affinity_ZS[0] + mean_BT @ self.affinity_ZS[1:]
-        return suited_BC
+        suited_BS: FloatArray = self.affinity_ZS[0] + mean_BT @ self.affinity_ZS[1:]
+        return suited_BS
 
     def code_logits(self, query_QD: FloatArray, level: int, code_QC: CountArray) -> FloatArray:
         """Logits of some codes of an inner level, (Q, C); unit vectors and a bias."""

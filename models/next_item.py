@@ -127,17 +127,19 @@ def fit(model: NextItemModel, sequences: Sequence[IntArray], config: FitConfig, 
     return Fitted(epoch, best_epoch, best, time.perf_counter() - started, epoch * len(sequences) / trained_s)
 
 
-def weigh(model: NextItemModel, histories: Sequence[IntArray], targets: IntArray, seed: int, *, epochs: int = 2, batch: int = 256) -> None:
+def weigh(model: NextItemModel, histories: Sequence[IntArray], targets: IntArray, seed: int, *, epochs: int = 2, batch: int = 256) -> float:
     """Learn how much each source of the model is worth on targets that none of them has seen (stacking: Wolpert 1992).
 
-    On what a model was trained on, counts and memorised items always look better than they are.
+    On what a model was trained on, counts and memorised items always look better than they are. Returns the mean loss of the last
+    epoch, in nats; nan where there is nothing to weigh.
     """
     weights = model.weighing()
     if not weights:
-        return
+        return math.nan
     random = np.random.Generator(np.random.PCG64(seed))
     optimizer = torch.optim.Adam(weights, lr=WEIGHING_LR, betas=(0.9, 0.98))
     parts = [part for _ in range(epochs) for part in np.array_split(random.permutation(len(targets)), -(-len(targets) // batch))]
+    losses = []
     with _alone(weights, model.module):
         for step, part in enumerate(parts):
             for group in optimizer.param_groups:
@@ -146,19 +148,21 @@ def weigh(model: NextItemModel, histories: Sequence[IntArray], targets: IntArray
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
+            losses.append(len(part) * float(loss.detach()))
+    return sum(losses[-(len(parts) // epochs) :]) / len(targets)
 
 
 @contextmanager
 def _alone(weights: Sequence[nn.Parameter], module: nn.Module) -> Iterator[None]:
-    """Inside, these alone of a module's weights have gradients: nothing is computed for the others."""
-    others = [weight for weight in module.parameters() if weight.requires_grad and all(weight is not one for one in weights)]
-    for weight in others:
-        weight.requires_grad_(False)
+    """Inside, these alone of a module's weights have gradients, whether they are learned elsewhere or not: others cost nothing."""
+    before = [(weight, weight.requires_grad) for weight in module.parameters()]
+    for weight, _ in before:
+        weight.requires_grad_(any(weight is one for one in weights))
     try:
         yield
     finally:
-        for weight in others:
-            weight.requires_grad_()
+        for weight, learned in before:
+            weight.requires_grad_(learned)
 
 
 @dataclass(frozen=True)

@@ -111,13 +111,13 @@ class NextItemDecoder:
     def weighing(self) -> Sequence[nn.Parameter]:
         """See NextItemModel."""
         decoder = self.decoder
-        return [decoder.log_scale, decoder.repeat, decoder.follow, decoder.match]
+        return [decoder.log_scale, decoder.repeat, decoder.follow, decoder.match, *decoder.silence.parameters()]
 
     def _whole_loss(self, vectors: Vectors, state_PD: Tensor, remembered: Remembered, target_P: IntArray) -> Tensor:
         """-log p of one target for each place, (P,), where every item is a child of the root."""
         decoder, trie, root_P = self.decoder, self.trie, np.zeros(len(target_P), np.int64)
         hits = remembered.hits(0, np.arange(len(target_P)), root_P, root_P)
-        (what_H, kind_H, age_H), _ = remembered.numbers(hits)
+        (what_H, kind_H, age_H), *_ = remembered.numbers(hits)
         weight_H = decoder.hint_logits()[torch.as_tensor(what_H), 0, torch.as_tensor(kind_H), torch.as_tensor(age_H)]
         extra = ExtraLogits(torch.as_tensor(hits.walk_H), torch.as_tensor(hits.child_H), weight_H)
         row_F = torch.as_tensor(trie.item_of_leaf.astype(np.int64))
@@ -155,21 +155,26 @@ class NextItemDecoder:
         return Scored(self.decoder, vectors, self.trie, self._contents, nothing_R, self.successors)
 
 
-def settle(model: NextItemDecoder, times_R: IntArray, validate: Callable[[], float], kappas: Sequence[float] = (0, 1, 3, 8)) -> float:
-    """Let rare items lean on their neighbours, as much as is best for `validate`; `times_R` says how often each row was met."""
-    own = [parameter.detach().clone() for parameter in model.decoder.row_parameters()]
+def settle(model: NextItemDecoder, times_R: IntArray, weighed: Callable[[], float], kappas: Sequence[float] = (0, 1, 3, 8)) -> float:
+    """Let rare items lean on their neighbours; `times_R` says how often each row was met.
+
+    As much as is best once `weighed`, which weighs the model and returns its loss on what it was not trained on: what the sources are
+    worth depends on how the items lean. All that this moves begins anew each time, and before what is returned.
+    """
+    moved = [*model.decoder.row_parameters(), *model.weighing()]
+    own = [parameter.detach().clone() for parameter in moved]
     near, times_N = Neighbours.of(model.decoder, torch.arange(1, len(times_R)), len(times_R)), torch.as_tensor(times_R[1:]).float()
 
     def settled(kappa: float) -> None:
         with torch.no_grad():
-            torch._foreach_copy_([*model.decoder.row_parameters()], own)
+            torch._foreach_copy_([*moved], own)
         near.lean(model.decoder, times_N, kappa)
 
     reached = {}
     for kappa in kappas:
         settled(kappa)
-        reached[kappa] = validate()
-    best = max(reached, key=lambda kappa: (reached[kappa], -kappa))
+        reached[kappa] = weighed()
+    best = min(reached, key=lambda kappa: (reached[kappa], kappa))
     settled(best)
     return best
 

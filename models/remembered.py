@@ -3,19 +3,24 @@
 The logit of a child gets, for each memory row, a learned number by level, kind of row and age: where the row's item lies under
 the child (`Decoder.repeat`: positive where people come back, negative where they never do); where an item that followed the
 row's item before does, times how often it did (`Decoder.follow`); and times the cosine of the row's content and the child's
-(`Decoder.match`). Knows nothing of those numbers.
+(`Decoder.match`). Where little is known of what follows the row's item, others come to these (models/silence.py). Knows nothing of
+those numbers.
 
 Shapes: B requests, L history, A sources and M successors of each, J = L + A M hints, Q walks, K levels.
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from models.content import FloatArray
 from models.decoder import AGES, Context
 from models.successors import Successors, newest_acts
 from models.trie import IntArray, Trie
+
+Number = TypeVar("Number", np.int64, np.float32)
 
 REPEAT, FOLLOW = 0, 1
 """What a hint is: that an item was there, or that it followed one that was."""
@@ -46,6 +51,10 @@ class Remembered:
     """Of the row that a hint comes from."""
     age_BJ: IntArray
     strength_BJ: FloatArray
+    unfollowed_BJ: FloatArray
+    """Silence, as a source, of the item of the row that a hint comes from."""
+    unfollowed_B: FloatArray
+    """That of the newest act's item; 0 where there is none."""
 
     @staticmethod
     def of(context: Context, trie: Trie, successors: Successors) -> "Remembered":
@@ -57,6 +66,8 @@ class Remembered:
         source_BA = newest_acts(item_BL, kind_BL)
         at_B1 = np.arange(batch)[:, None]
         source_BA = np.where(source_BA < 0, length, source_BA)  # a column of nothing behind the rows
+        unfollowed_BL = successors.unfollowed(item_BL)
+        unfollowed_BA = _with_nothing(unfollowed_BL)[at_B1, source_BA]
         row_BAM, strength_BAM = successors.of(_with_nothing(item_BL)[at_B1, source_BA])
         most = row_BAM.shape[2]
         kind_BA, age_BA = _with_nothing(kind_BL)[at_B1, source_BA], np.append(age_L, 0)[source_BA]
@@ -71,11 +82,19 @@ class Remembered:
             np.concatenate([kind_BL, kind_BA.repeat(most, 1)], 1),
             np.concatenate([np.broadcast_to(age_L, item_BL.shape), age_BA.repeat(most, 1)], 1),
             np.concatenate([np.ones(item_BL.shape, np.float32), strength_BAM.reshape(batch, -1)], 1),
+            np.concatenate([unfollowed_BL, unfollowed_BA.repeat(most, 1)], 1),
+            unfollowed_BA[:, 0],
         )
 
+    @property
+    def unfollowed_rows(self) -> FloatArray:
+        """Of the rows themselves, (B, L)."""
+        return self.unfollowed_BJ[:, : self.item_BL.shape[1]]
+
     def without_content(self) -> "Remembered":
-        """The same hints, and no likeness of content to anything."""
-        return replace(self, item_BL=np.zeros_like(self.item_BL))
+        """The same hints, no likeness of content to anything, and nothing made of silence."""
+        nothing_BJ, nothing_B = np.zeros_like(self.unfollowed_BJ), np.zeros_like(self.unfollowed_B)
+        return replace(self, item_BL=np.zeros_like(self.item_BL), unfollowed_BJ=nothing_BJ, unfollowed_B=nothing_B)
 
     def hits(self, level: int, of_Q: IntArray, node_Q: IntArray, start_Q: IntArray) -> Hits:
         """What lies under the children of each walk's node; `start_Q` is the place of the first of them."""
@@ -84,13 +103,14 @@ class Remembered:
         walk_H, hint_H = under_QJ.nonzero()
         return Hits(walk_H, child_QJ[walk_H, hint_H] - start_Q[walk_H], of_Q[walk_H], hint_H)
 
-    def numbers(self, hits: Hits) -> tuple[tuple[IntArray, IntArray, IntArray], FloatArray]:
-        """Where a hit's weight stands in (what, kind, age), and how often it counts."""
+    def numbers(self, hits: Hits) -> tuple[tuple[IntArray, IntArray, IntArray], FloatArray, FloatArray]:
+        """Where a hit's weight stands in (what, kind, age), how often it counts, and the silence of what it comes from."""
         at_H = hits.request_H, hits.hint_H
-        return (self.what_J[hits.hint_H], self.kind_BJ[at_H], self.age_BJ[at_H]), self.strength_BJ[at_H]
+        where = self.what_J[hits.hint_H], self.kind_BJ[at_H], self.age_BJ[at_H]
+        return where, self.strength_BJ[at_H], self.unfollowed_BJ[at_H]
 
 
-def _with_nothing(rows_BL: IntArray) -> IntArray:
+def _with_nothing(rows_BL: npt.NDArray[Number]) -> npt.NDArray[Number]:
     return np.pad(rows_BL, ((0, 0), (0, 1)))
 
 

@@ -176,10 +176,10 @@ class Scored:
     def _root(self, state_QD: Tensor, asked: Wanted) -> _Root:
         asked_G, group_Q = asked.requests()
         children = self.trie.children(np.zeros(1, np.int64), 0)
-        vector_CD, content_CC, facts_C3 = self._children(0, np.arange(children.start_Q[0], children.end_Q[0]))
+        vector_CD, content_CC, loudness_C, facts_CX = self._children(0, np.arange(children.start_Q[0], children.end_Q[0]))
         node_G, count_GC = np.zeros(len(asked_G.of_Q), np.int64), asked_G.legal.count(children.bound_QX)
-        told_GX, facts = self._told(asked_G, 0), facts_C3.shape[1]
-        base_GC = torch.addmm(told_GX[:, -facts:] @ facts_C3.T, told_GX[:, :-facts], content_CC.T)
+        told_GX, facts = self._told(asked_G, 0), facts_CX.shape[1]
+        base_GC = told_GX[:, :-facts] @ content_CC.T * loudness_C + told_GX[:, -facts:] @ facts_CX.T
         base_GC = base_GC + self._hinted(asked_G, 0, node_G, children)
         base_GC = base_GC / torch.as_tensor(asked_G.rule.temperature_B)[:, None]
         base_GC = base_GC.masked_fill(torch.as_tensor(count_GC <= 0), -torch.inf)
@@ -191,52 +191,61 @@ class Scored:
         level = len(prefix)
         nodes, place_P = Nodes.of(node_Q, self.trie.starts[level])
         asking_QX = torch.cat([self._query(state_QD, asked, prefix), self._told(asked, level)], 1)
-        return node_products(asking_QX, torch.cat(self._children(level, place_P), 1), nodes)
+        vector_PD, content_PC, loudness_P, facts_PX = self._children(level, place_P)
+        return node_products(asking_QX, torch.cat([vector_PD, content_PC * loudness_P[:, None], facts_PX], 1), nodes)
 
     def _query(self, state_QD: Tensor, asked: Wanted, prefix: list[Tensor]) -> Tensor:
         """What the children's vectors are asked with, (Q, D)."""
         value_Q1 = torch.as_tensor(asked.rule.value_B)[:, None]
+        scale_B = self.decoder.silence.scale(len(prefix), torch.as_tensor(asked.remembered.unfollowed_B))
+        query_QD = self.decoder.query(state_QD, prefix) * scale_B[torch.as_tensor(asked.of_Q)][:, None]
         # what the value head says is what rewards taught it: no other loss moves it
-        return self.decoder.query(state_QD, prefix) + value_Q1 * self.decoder.value(state_QD).detach()
+        return query_QD + value_Q1 * self.decoder.value(state_QD).detach()
 
     def _told(self, asked: Wanted, level: int) -> Tensor:
         """What the facts of the children are asked with, whatever the slot, (Q, X)."""
         bonus_Q1, value_Q1 = (torch.as_tensor(rule_B)[:, None] for rule_B in (asked.rule.bonus_B, asked.rule.value_B))
         of_Q, remembered = torch.as_tensor(asked.of_Q), asked.remembered
         content_BLC = F.embedding(torch.as_tensor(remembered.item_BL), self.decoder.content_RC)
-        wish_QC = self.wishes(remembered, level, content_BLC)[of_Q]
+        asks = [self.wishes(remembered, level, content_BLC)[of_Q]]
         if level + 1 == self.trie.levels:
-            suited_BC = self.decoder.affinity.suited(remembered.item_BL, remembered.kind_BL, content_BLC)
-            wish_QC = wish_QC + value_Q1 * suited_BC[of_Q]
-        return torch.cat([wish_QC, bonus_Q1, value_Q1, torch.ones_like(bonus_Q1)], 1)
+            suited_BS = self.decoder.affinity.suited(remembered.item_BL, remembered.kind_BL, content_BLC)
+            asks += [value_Q1 * suited_BS[of_Q], bonus_Q1]
+        return torch.cat([*asks, value_Q1, torch.ones_like(bonus_Q1)], 1)
 
-    def _children(self, level: int, place_P: IntArray) -> tuple[Tensor, Tensor, Tensor]:
-        """What the children at these places are asked by: vectors; contents; side by side novelty (of leaves), value and bias."""
+    def _children(self, level: int, place_P: IntArray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the children at these places are asked by: vectors; contents, and how loud their likeness is; what `_told` asks for besides.
+
+        The last is of leaves content as the value head reads it and novelty; then value and bias.
+        """
         if level + 1 < self.trie.levels:
             code_P = torch.as_tensor(self.trie.codes[level][place_P])
             vector_PD, content_PC = self.vectors.code_VD[level][code_P], torch.as_tensor(self.contents[level][place_P])
-            novelty_P, bias_P = torch.zeros(len(place_P)), self.decoder.code_bias[level][code_P]
-            value_P = self.decoder.code_value[level].detach()[code_P]
-        else:
-            row_P = run_of(self.trie.item_of_leaf[place_P].astype(np.int64))
-            vector_PD, content_PC = self.vectors.leaves(row_P), self.decoder.content_RC[row_P]
-            novelty_P, bias_P = torch.as_tensor(self.novelty_R[self.trie.item_of_leaf[place_P]]), self.decoder.leaf_bias[row_P]
-            value_P = self.decoder.value_bias[row_P]
-        return vector_PD, content_PC, torch.stack([novelty_P, value_P, bias_P], 1)
+            value_P, bias_P = self.decoder.code_value[level].detach()[code_P], self.decoder.code_bias[level][code_P]
+            return vector_PD, content_PC, torch.ones(len(place_P)), torch.stack([value_P, bias_P], 1)
+        item_P, decoder = self.trie.item_of_leaf[place_P].astype(np.int64), self.decoder
+        row_P = run_of(item_P)
+        vector_PD, content_PC = self.vectors.leaves(row_P), decoder.content_RC[row_P]
+        loudness_P = decoder.silence.loudness(torch.as_tensor(self.successors.unmet(item_P)))
+        facts = [torch.as_tensor(self.novelty_R[item_P]), decoder.value_bias[row_P], decoder.leaf_bias[row_P]]
+        return vector_PD, content_PC, loudness_P, torch.cat([content_PC[:, : decoder.affinity.said], torch.stack(facts, 1)], 1)
 
     def _hinted(self, asked: Wanted, level: int, node_Q: IntArray, children: Children) -> Tensor:
         """What the hints that lie under the children add to them, (Q, C)."""
         hits = asked.remembered.hits(level, asked.of_Q, node_Q, np.broadcast_to(children.start_Q, len(node_Q)))
-        (what_H, kind_H, age_H), strength_H = asked.remembered.numbers(hits)
-        weight_H = self.decoder.hint_logits()[torch.as_tensor(what_H), level, torch.as_tensor(kind_H), torch.as_tensor(age_H)]
+        (what_H, kind_H, age_H), strength_H, unfollowed_H = asked.remembered.numbers(hits)
+        at_H = torch.as_tensor(what_H), level, torch.as_tensor(kind_H), torch.as_tensor(age_H)
+        weight_H = self.decoder.hint_logits()[at_H] + self.decoder.silence.hint_logits()[at_H] * torch.as_tensor(unfollowed_H)
         place = (torch.as_tensor(hits.walk_H), torch.as_tensor(hits.child_H))
         empty_QC = torch.zeros(len(node_Q), children.bound_QX.shape[1] - 1)
         return empty_QC.index_put(place, weight_H * torch.as_tensor(strength_H), accumulate=True)
 
     def wishes(self, remembered: Remembered, level: int, content_BLC: Tensor) -> Tensor:
-        """The content that each request's memory asks for, (B, content): that of its rows, each times its `match`."""
+        """The content that each request's memory asks for, (B, content): that of its rows, each times its weight."""
         kind_BL, age_L = torch.as_tensor(remembered.kind_BL), torch.as_tensor(remembered.age_L)
-        weight_BL = self.decoder.match_logits()[level][kind_BL, age_L.expand_as(kind_BL)]
+        at_BL = kind_BL, age_L.expand_as(kind_BL)
+        unfollowed_BL = torch.as_tensor(remembered.unfollowed_rows)
+        weight_BL = self.decoder.match_logits()[level][at_BL] + self.decoder.silence.match_logits()[level][at_BL] * unfollowed_BL
         return (weight_BL[:, None] @ content_BLC)[:, 0]
 
 

@@ -5,8 +5,10 @@ P pairs, B requests, L history, A sources (the newest rows that tell of an act),
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from models.content import FloatArray
 from models.trie import CountArray, IntArray
@@ -20,6 +22,8 @@ LAG_WEIGHTS = (1.0, 0.5, 0.25)
 ACT = 2
 """Kinds of memory rows from here on say that the user did something; the kinds before are blank and shown."""
 STRENGTH = 2.0
+HALF_FOLLOWED, HALF_FOLLOWING = 8.0, 3.5
+"""Counts at which an item is half silent: as a source, of what followed it; as a successor, of what it followed."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,22 @@ class Successors:
             return np.zeros(place_AM.shape, np.int64), np.zeros(place_AM.shape, np.float32)
         strength_AM = np.log1p(STRENGTH * self.count_P[place_AM]) * real_AM
         return np.where(real_AM, self.row_P[place_AM], 0).astype(np.int64), strength_AM.astype(np.float32)
+
+    def unfollowed(self, row_A: IntArray | CountArray) -> FloatArray:
+        """How little is known of what follows each item, (...): 1 / (1 + count / half); row 0 and rows not known here say nothing: 1."""
+        return _at(self._silence[0], row_A)
+
+    def unmet(self, row_A: IntArray | CountArray) -> FloatArray:
+        """How little is known of what each item follows, likewise."""
+        return _at(self._silence[1], row_A)
+
+    @cached_property
+    def _silence(self) -> tuple[FloatArray, FloatArray]:
+        """By row, as source and as successor; row 0 is 1, and so is the row behind the last."""
+        end_R = np.append(0.0, np.cumsum(self.count_P, dtype=np.float64))
+        followed_R = np.diff(end_R[self.start_R], append=end_R[-1:])
+        following_R = np.bincount(self.row_P, self.count_P, len(self.start_R)).astype(np.float64)
+        return _silence(followed_R, HALF_FOLLOWED), _silence(following_R, HALF_FOLLOWING)
 
 
 class SuccessorCounts:
@@ -92,6 +112,16 @@ def sequence_pairs(rows: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     weights = [np.full(len(rows) - lag, LAG_WEIGHTS[lag - 1], np.float32) for lag in lags]
     return np.concatenate([rows[:-lag] for lag in lags]), np.concatenate([rows[lag:] for lag in lags]), np.concatenate(weights)
+
+
+def _silence(count_R: npt.NDArray[np.float64], half: float) -> FloatArray:
+    return (1 / (1 + count_R / half)).astype(np.float32)
+
+
+def _at(silence_R: FloatArray, row_A: IntArray | CountArray) -> FloatArray:
+    """Rows behind the last are as the last, of which nothing is counted."""
+    at_A: FloatArray = silence_R[np.minimum(row_A, len(silence_R) - 1)]
+    return at_A
 
 
 def newest_acts(item_BL: IntArray, kind_BL: IntArray) -> IntArray:

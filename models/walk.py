@@ -91,7 +91,11 @@ class Told:
 
     remembered: Remembered
     wish_KBC: list[FloatArray]
-    """By level, the content that each request asks for."""
+    """By level, the content that each request asks for by its likeness to what is remembered."""
+    suited_BS: FloatArray
+    """Of leaves, the leading content that the value head asks for, times the rule's weight of it."""
+    scale_KB: FloatArray
+    """By level, what the state's part of the logits is multiplied by."""
     root_BC: FloatArray
     """All that it adds to the children of the root: the same for every slot."""
 
@@ -106,7 +110,10 @@ class Walker:
         self.decoder, self.trie, self._successors = decoder, trie, successors
         self._novelty_F = novelty_R[trie.item_of_leaf]
         self._contents = [*node_contents(trie, decoder.leaves.content_FC), decoder.leaves.content_FC]
-        self._tells = bool(decoder.hint_logits.any() or decoder.match_logits.any() or decoder.affinity_ZS.any())
+        self._suited_FS = decoder.leaves.content_FC[:, : decoder.affinity_ZS.shape[1]]
+        self._loudness_F = (1 + decoder.loud * successors.unmet(trie.item_of_leaf)).astype(np.float32)
+        hints, likeness = (decoder.hint_logits, decoder.silent_hint_logits), (decoder.match_logits, decoder.silent_match_logits)
+        self._tells = any(weights.any() for weights in (*hints, *likeness, decoder.soft_K1, decoder.affinity_ZS))
 
     def asked(self, legal: Legal, rule: Rule, context: Context) -> Wanted:
         """One walk a request."""
@@ -119,11 +126,12 @@ class Walker:
         decoder, remembered = self.decoder, Remembered.of(context, self.trie, self._successors)
         content_BLC = decoder.leaves.contents(remembered.item_BL)
         weight_KBL = decoder.match_logits[:, remembered.kind_BL, remembered.age_L]
-        suited_BC = rule.value_B[:, None] * decoder.suited(remembered.item_BL, remembered.kind_BL, content_BLC)
+        weight_KBL += decoder.silent_match_logits[:, remembered.kind_BL, remembered.age_L] * remembered.unfollowed_rows
+        suited_BS = rule.value_B[:, None] * decoder.suited(remembered.item_BL, remembered.kind_BL, content_BLC)
         wish_KBC = list((weight_KBL[:, :, None] @ content_BLC)[:, :, 0])
-        wish_KBC[-1] += suited_BC
         root, walks = self.trie.children(np.zeros(1, np.int64), 0), np.arange(len(context.item_BL))
-        told = Told(remembered, wish_KBC, np.zeros((len(walks), int(root.end_Q[0] - root.start_Q[0])), np.float32))
+        root_BC = np.zeros((len(walks), int(root.end_Q[0] - root.start_Q[0])), np.float32)
+        told = Told(remembered, wish_KBC, suited_BS, np.exp(decoder.soft_K1 * remembered.unfollowed_B), root_BC)
         self._tell(told.root_BC, told, 0, walks, np.zeros(len(walks), np.int64), root)
         return told
 
@@ -131,6 +139,8 @@ class Walker:
         """Logits of the children of level `len(prefix)` after all that is added and the temperature, (Q, C); illegal ones not yet out."""
         level, decoder = len(prefix), self.decoder
         query_QD, value_Q1 = decoder.query(state_QD, prefix), asked.rule.value_B[:, None]
+        if asked.remembered is not None:
+            query_QD *= asked.remembered.scale_KB[level, asked.of_Q][:, None]
         query_QD += value_Q1 * decoder.value(state_QD)
         if level + 1 < self.trie.levels:
             code_QC = children.of(self.trie.codes[level])
@@ -148,11 +158,17 @@ class Walker:
         return logits_QC
 
     def _tell(self, logits_QC: FloatArray, told: Told, level: int, of_Q: IntArray, node_Q: IntArray, children: Children) -> None:
-        """Add likeness of content, and the hints that lie under these children."""
-        logits_QC += products(told.wish_KBC[level][of_Q], self._contents[level], children)
+        """Add likeness of content, what the value head makes of it, and the hints that lie under these children."""
+        like_QC = products(told.wish_KBC[level][of_Q], self._contents[level], children)
+        if level + 1 == self.trie.levels:
+            like_QC *= children.of(self._loudness_F)
+            like_QC += products(told.suited_BS[of_Q], self._suited_FS, children)
+        logits_QC += like_QC
         hits = told.remembered.hits(level, of_Q, node_Q, np.broadcast_to(children.start_Q, len(of_Q)))
-        (what_H, kind_H, age_H), strength_H = told.remembered.numbers(hits)
-        np.add.at(logits_QC, (hits.walk_H, hits.child_H), self.decoder.hint_logits[what_H, level, kind_H, age_H] * strength_H)
+        (what_H, kind_H, age_H), strength_H, unfollowed_H = told.remembered.numbers(hits)
+        weight_H = self.decoder.hint_logits[what_H, level, kind_H, age_H]
+        weight_H += self.decoder.silent_hint_logits[what_H, level, kind_H, age_H] * unfollowed_H
+        np.add.at(logits_QC, (hits.walk_H, hits.child_H), weight_H * strength_H)
 
 
 def weights(logits_QC: npt.NDArray[Real], count_QC: CountArray) -> npt.NDArray[Real]:

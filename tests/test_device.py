@@ -82,9 +82,9 @@ def fitted(name: str, device: Device) -> np.ndarray:
 
     with PretendDevice(), device.visit(model.module):
         fit(model, train, FitConfig(batch=32, max_epochs=2, rise_steps=2), 3, lambda: float(scores().max()))
-        weigh(model, histories, targets, 3, epochs=1)
         if isinstance(model, NextItemDecoder):
-            settle(model, np.bincount(np.concatenate(train)), lambda: float(scores().max()))
+            settle(model, np.bincount(np.concatenate(train)), lambda: weigh(model, histories, targets, 3, epochs=1))
+        weigh(model, histories, targets, 3, epochs=1)
         if name == "two levels":
             fit_slates(model, train[:20], 0, num_slots=2, later=2, epochs=1)
     assert not any(isinstance(weight, Distant) for weight in model.module.state_dict().values())

@@ -82,7 +82,8 @@ def random_decoder(random: np.random.Generator, num_items: int, levels: int, cod
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-        for weights in (decoder.repeat, decoder.follow, decoder.match):
+        silence = decoder.silence
+        for weights in (decoder.repeat, decoder.follow, decoder.match, silence.repeat, silence.follow, silence.match, silence.loud):
             weights.mul_(0.1)
         decoder.log_scale.copy_(torch.rand(levels) + 0.5)
         decoder.kind.weight[0] = decoder.feature.weight[0] = 0  # a padded entry says nothing
@@ -532,7 +533,7 @@ def test_the_gradient_of_scores_is_finite_and_reaches_all_that_is_asked(levels: 
     item_BS = requests.drawn_by(model.generator, way).item_BS
     at_B, at_S = item_BS.nonzero()
     scores(model, requests, item_BS, at_B, at_S, item_BS[at_B, at_S], way).sum().backward()
-    unread = ("value", "code_value", "affinity", *(["from_slot"] if way == "beam" else []))  # a beam sees no slot before
+    unread = ("value", "code_value", "affinity", "silence", *(["from_slot"] if way == "beam" else []))  # a beam sees no slot before
     gradients = {name: p.grad for name, p in model.decoder.named_parameters() if not name.startswith(unread)}
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients.values())
     if temperature == 1:

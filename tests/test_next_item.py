@@ -105,7 +105,7 @@ def test_training_leaves_counts_and_likeness_out(levels: int) -> None:
     with torch.no_grad():
         before = float(model.loss(windows.item_WL, windows.target_WL))
         weighed = float(model.weighing_loss(windows.item_WL, windows.target_WL[:, -1]))
-        for weights in (model.decoder.follow, model.decoder.match):
+        for weights in (model.decoder.follow, model.decoder.match, *model.decoder.silence.parameters()):
             weights.add_(1)
         assert float(model.loss(windows.item_WL, windows.target_WL)) == pytest.approx(before, abs=1e-6)
         assert abs(float(model.weighing_loss(windows.item_WL, windows.target_WL[:, -1])) - weighed) > 0.1
@@ -161,7 +161,9 @@ def test_weighing_moves_the_weights_of_sources_and_nothing_else() -> None:
     before = {name: value.clone() for name, value in model.decoder.state_dict().items()}
     weigh(model, [rows[:-1] for rows in ring(60)], np.array([rows[-1] for rows in ring(60)]), 0)
     moved = {name for name, value in model.decoder.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"log_scale", "repeat", "follow", "match"}
+    names = {"repeat", "follow", "match"}
+    assert moved == names | {"log_scale", "silence.soft", "silence.loud"} | {f"silence.{name}" for name in names}
+    assert not any(weights.requires_grad for weights in model.decoder.silence.parameters())  # nothing else learns them
     assert model.decoder.follow.detach().max() > 0
 
 

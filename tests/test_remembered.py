@@ -20,6 +20,7 @@ from test_generate import (
 
 from models.decoder import Context
 from models.remembered import age_buckets
+from models.successors import SuccessorCounts, Successors
 from models.trie import Trie
 from models.walk import Rule
 
@@ -38,6 +39,12 @@ def probabilities(model: Model, request: Requests) -> np.ndarray:
         return scores(model, request, item_BS, at_Q, at_Q, rows).exp().numpy()
 
 
+def followed(model: Model, row: int) -> float:
+    """How often anything followed an item."""
+    counts = model.successors
+    return float(counts.count_P[counts.start_R[row] : counts.start_R[row + 1]].sum())
+
+
 @pytest.mark.parametrize("levels", LEVELS)
 def test_every_level_is_moved_by_what_lies_under_each_child(levels: int) -> None:
     """From the probabilities without repeats, those with them: each child's odds times exp(sum / temperature), level by level."""
@@ -49,11 +56,14 @@ def test_every_level_is_moved_by_what_lies_under_each_child(levels: int) -> None
     columns = (item_L[None], kind_L[None], np.zeros((1, 8), np.int64), np.zeros((1, 1), np.int64))
     rule = Rule(*(np.array([value], np.float32) for value in (temperature, 0.0, 0.0, 0.0)))
     request = replace(freed(one_request(0, model, 1, (1, 0, 0, 0.0)), model), context=Context(*columns), rule=rule)
-    repeat = model.decoder.hint_logits()[0].detach().clone() / 10
+    learned = [model.decoder.repeat, model.decoder.silence.repeat]
+    repeat, silent = (weights.detach().clone() for weights in learned)
     with torch.no_grad():
-        model.decoder.repeat.zero_()
+        for weights in learned:
+            weights.zero_()
         before = probabilities(model, request)
-        model.decoder.repeat.copy_(repeat)
+        for weights, values in zip(learned, (repeat, silent), strict=True):
+            weights.copy_(values)
 
     def under(prefix: tuple[int, ...]) -> list[int]:
         return [place for place, id_ in enumerate(ids) if id_[: len(prefix)] == prefix]
@@ -62,7 +72,8 @@ def test_every_level_is_moved_by_what_lies_under_each_child(levels: int) -> None
     for item, kind, age in zip(item_L, kind_L, age_buckets(8), strict=True):
         if item and kind:
             for level in range(levels):
-                moved[ids[item - 1][: level + 1]] += 10 * float(repeat[level, kind, age])
+                number = repeat[level, kind, age] + silent[level, kind, age] / (1 + followed(model, item) / 8)
+                moved[ids[item - 1][: level + 1]] += 10 * float(number)
     expected = np.ones(num_items)
     for level in range(levels):
         for parent in {id_[:level] for id_ in ids}:
@@ -94,26 +105,36 @@ def test_successors_and_likeness_add_what_the_counts_and_contents_say(levels: in
     rule = Rule(*(np.array([value], np.float32) for value in (1.0, 0.0, 0.0, 0.0)))
     request = replace(freed(one_request(0, model, 1, (1, 0, 0, 0.0)), model), context=Context(*columns), rule=rule)
     decoder, content_NC = model.decoder, model.decoder.content_RC.numpy()[1 : num_items + 1]
-    follow, match = 10 * decoder.follow.detach().numpy().copy(), 10 * decoder.match.detach().numpy().copy()
+    learned = [decoder.follow, decoder.match, decoder.silence.match, decoder.silence.follow]
+    follow, match, silent, silent_follow = (10 * weights.detach().numpy().copy() for weights in learned)
     with torch.no_grad():
-        for weights in (decoder.follow, decoder.match):
+        for weights in learned:
             weights.zero_()
         before = probabilities(model, request)
-        decoder.follow.copy_(torch.from_numpy(follow / 10))
-        decoder.match.copy_(torch.from_numpy(match / 10))
+        for weights, values in zip(learned, (follow, match, silent, silent_follow), strict=True):
+            weights.copy_(torch.from_numpy(values / 10))
     ids, ages = list(map(tuple, ids_NK.tolist())), age_buckets(5)
     sources = [at for at in (4, 3, 0) if item_L[at]]  # the newest three that tell of an act
+
+    def following(row: int) -> float:
+        return float(model.successors.count_P[model.successors.row_P == row].sum())
 
     def added(prefix: tuple[int, ...]) -> float:
         level, under = len(prefix) - 1, [place for place, id_ in enumerate(ids) if id_[: len(prefix)] == prefix]
         total = 0.0
         for at in range(5):
             if kind_L[at]:
-                total += match[level, kind_L[at], ages[at]] * float(content_NC[under].mean(0) @ content_NC[item_L[at] - 1])
+                weight = match[level, kind_L[at], ages[at]] + silent[level, kind_L[at], ages[at]] / (1 + followed(model, item_L[at]) / 8)
+                total += weight * float(content_NC[under].mean(0) @ content_NC[item_L[at] - 1])
+        if level + 1 == levels:  # one item is under it
+            total *= 1 + 10 * decoder.silence.loud.item() / (1 + following(under[0] + 1) / 3.5)
         for at in sources:
             rows, strengths = model.successors.of(np.array([item_L[at]]))
             there = [strength for row, strength in zip(rows[0], strengths[0], strict=True) if row and row - 1 in under]
-            total += follow[level, kind_L[at], ages[at]] * float(sum(there))
+            weight = follow[level, kind_L[at], ages[at]] + silent_follow[level, kind_L[at], ages[at]] / (
+                1 + followed(model, item_L[at]) / 8
+            )
+            total += weight * float(sum(there))
         return total
 
     expected = np.ones(num_items)
@@ -126,3 +147,31 @@ def test_successors_and_likeness_add_what_the_counts_and_contents_say(levels: in
                 expected[places] *= weight / sum(odds)
     assert probabilities(model, request) == pytest.approx(expected, abs=1e-5)
     assert np.abs(expected - before).max() > 0.005
+
+
+def test_a_state_says_less_where_little_is_known_of_what_follows_the_newest_act() -> None:
+    """Softmax of the state's logits times exp(soft · silence); silence is 1 of what nothing ever followed, 0 without an act."""
+    model = random_model(4, 1, 9, retired=0)
+    decoder, unfollowed = model.decoder, int(np.flatnonzero(np.diff(model.successors.start_R)[1:] == 0)[0]) + 1
+    with torch.no_grad():
+        for weights in (decoder.repeat, decoder.follow, decoder.match, *decoder.silence.parameters(), decoder.leaf_bias):
+            weights.zero_()
+    for item, kind, silence in ((unfollowed, 2, 1.0), (unfollowed, 1, 0.0)):
+        columns = (np.array([[item]]), np.array([[kind]]), np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64))
+        rule = Rule(*(np.array([value], np.float32) for value in (1.0, 0.0, 0.0, 0.0)))
+        request = replace(freed(one_request(0, model, 1, (1, 0, 0, 0.0)), model), context=Context(*columns), rule=rule)
+        with torch.no_grad():
+            decoder.silence.soft.fill_(0)
+            expected = probabilities(model, request) ** np.exp(-0.7 * silence)
+            decoder.silence.soft.fill_(-0.7)
+        assert probabilities(model, request) == pytest.approx(expected / expected.sum(), abs=1e-5)
+
+
+def test_silence_is_what_was_not_counted() -> None:
+    counts = SuccessorCounts()
+    counts.add(np.array([1, 1, 2]), np.array([2, 3, 3]), np.array([5.0, 3.0, 4.0], np.float32))
+    frozen = counts.frozen(5)
+    rows = np.array([[0, 1, 2], [3, 4, 9]])  # nothing, and two rows of which nothing was counted as sources
+    assert frozen.unfollowed(rows) == pytest.approx(np.array([[1, 1 / 2, 2 / 3], [1, 1, 1]]))
+    assert frozen.unmet(rows) == pytest.approx(np.array([[1, 1, 3.5 / 8.5], [1 / 3, 1, 1]]))
+    assert Successors.none().unfollowed(rows).tolist() == np.ones((2, 3)).tolist()

@@ -127,16 +127,15 @@ def trained(maker: Maker, task: Task, config: RankConfig, seed: int) -> tuple[Ne
     def validate() -> float:
         return ndcg(rank(scores_of(model), histories, targets).all_U, 10)
 
-    def weighed() -> None:
-        weigh(model, [split.train[user] for user in order[:WEIGHED]], split.valid[order[:WEIGHED]], seed)
+    def weighed() -> float:
+        return weigh(model, [split.train[user] for user in order[:WEIGHED]], split.valid[order[:WEIGHED]], seed)
 
     with config.device.visit(model.module):
         fitted = fit(model, split.train, config.fit, seed, validate)
-        weighed()
         took = {"epochs": float(fitted.best_epoch)}
         if isinstance(model, NextItemDecoder):
-            took["kappa"] = settle(model, split.counts(), validate)
-            weighed()
+            took["kappa"] = settle(model, split.counts(), weighed)
+        weighed()
     took |= {"fit_s": time.perf_counter() - begun, "peak_rss_mb": peak_since_mb()}
     return model, took | {"valid_ndcg_at_10": fitted.best, "sequences_per_s": fitted.sequences_per_s}
 
