@@ -349,7 +349,7 @@ def _moved(first: artifacts.Artifact, last: artifacts.Artifact) -> set[str]:
     later = dict(last.decoder.named_parameters())
     moved = set()
     for name, parameter in first.decoder.named_parameters():
-        end = len(first.item_ids) + 1 if id(parameter) in by_row else len(parameter)
-        if not later[name][:end].equal(parameter[:end]):
+        known = slice(len(first.item_ids) + 1) if id(parameter) in by_row else ...
+        if not later[name][known].equal(parameter[known]):
             moved.add(name)
     return moved
