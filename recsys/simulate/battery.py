@@ -5,7 +5,7 @@ Knows nothing of what variants do or of how figures are made of runs.
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -48,15 +48,17 @@ def played(plan: Plan, out: Path) -> Records:
     paths = {
         (name, seed): out / "runs" / f"{world.file_name}-{plan.minutes}-{seed}-{name}.npz" for name in plan.variants for seed in plan.seeds
     }
-    missing = sorted({seed for (_, seed), path in paths.items() if Record.kept(path, "behavior_digest", digest) is None})
+    kept = _kept(paths, digest)
+    missing = sorted({seed for (_, seed), record in kept.items() if record is None})
     if plan.jobs > 1 and len(missing) > 1:
         _make(plan, missing, out)
+        kept = _kept(paths, digest)
     records: dict[str, dict[int, Record]] = {name: {} for name in plan.variants}
     for seed in plan.seeds:
         beginning: Beginning | None = None
         state_dir = out / "state" / f"{world.file_name}-{seed}"
         for name in plan.variants:
-            record = Record.kept(paths[name, seed], "behavior_digest", digest)
+            record = kept[name, seed]
             if record is None:
                 beginning = beginning or Beginning.made(world, config, seed, plan.minutes, state_dir / "beginning")
                 record = _run(beginning, name, state_dir)
@@ -64,6 +66,11 @@ def played(plan: Plan, out: Path) -> Records:
             records[name][seed] = record
         shutil.rmtree(state_dir, ignore_errors=True)
     return records
+
+
+def _kept(paths: Mapping[tuple[str, int], Path], digest: str) -> dict[tuple[str, int], Record | None]:
+    """What an earlier call kept of each run, if it was made with this configuration."""
+    return {run: Record.kept(path, "behavior_digest", digest) for run, path in paths.items()}
 
 
 def _make(plan: Plan, seeds: Sequence[int], out: Path) -> None:
