@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.affinity import Affinity
 from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
-from models.silence import Silence
+from models.silence import ROW_SCALE, Silence
 from models.trie import IntArray, Trie
 from models.value import Record, ValueLevel, counted
 from models.vectors import Vectors, item_vectors, run_of
@@ -31,8 +31,6 @@ LOGIT_SCALE_MAX = 40.0
 NORM_EPS = 1e-6
 AGES = 16
 """Buckets of how many rows ago something happened, for what a row adds to the logits of its own item and of items like it."""
-ROW_SCALE = 10.0
-"""These are numbers of several nats; learned as tenths of them, they keep pace with weights that are far smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)

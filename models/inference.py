@@ -16,7 +16,7 @@ from torch.nn import Linear
 from models.affinity import row_weights
 from models.content import FloatArray
 from models.decoder import LOGIT_SCALE_MAX, NORM_EPS, Block, Context, Decoder
-from models.silence import SCALE
+from models.silence import ROW_SCALE
 from models.trie import Children, CountArray, IntArray, Trie
 
 ROWS_AT_ONCE = 1 << 18
@@ -103,7 +103,7 @@ class FrozenDecoder:
         self.hint_logits, self.match_logits = _array(decoder.hint_logits()), _array(decoder.match_logits())
         silence = decoder.silence
         self.silent_hint_logits, self.silent_match_logits = _array(silence.hint_logits()), _array(silence.match_logits())
-        self.soft_K1, self.loud = _array(silence.soft)[:, None], SCALE * float(silence.loud)
+        self.soft_K1, self.loud = _array(silence.soft)[:, None], ROW_SCALE * float(silence.loud)
         self.event = _array(decoder.kind.weight)[:, None] + _array(decoder.gap.weight)
         self.feature = _array(decoder.feature.weight)
         self.slot = _array(decoder.slot.weight)

@@ -11,8 +11,8 @@ Silence is 1 / (1 + count / half), 1 where nothing was counted (models/successor
 import torch
 from torch import Tensor, nn
 
-SCALE = 10.0
-"""Numbers of several nats, learned as tenths of them (see ROW_SCALE in models/decoder.py)."""
+ROW_SCALE = 10.0
+"""What rows add are numbers of several nats; learned as tenths of them, they keep pace with weights that are far smaller."""
 
 
 class Silence(nn.Module):
@@ -28,11 +28,11 @@ class Silence(nn.Module):
 
     def hint_logits(self) -> Tensor:
         """What a row of silence 1 adds to `Decoder.hint_logits`, (2, K, kinds, ages)."""
-        return SCALE * torch.stack([self.repeat, self.follow])
+        return ROW_SCALE * torch.stack([self.repeat, self.follow])
 
     def match_logits(self) -> Tensor:
         """The same of `Decoder.match_logits`, (K, kinds, ages)."""
-        return SCALE * self.match
+        return ROW_SCALE * self.match
 
     def scale(self, level: int, silent_B: Tensor) -> Tensor:
         """By what the state's part of a level's logits is multiplied, given the silence of the newest act, (B,)."""
@@ -40,4 +40,4 @@ class Silence(nn.Module):
 
     def loudness(self, unmet_P: Tensor) -> Tensor:
         """By what the likeness of items is multiplied, given their own silence, (P,)."""
-        return 1 + SCALE * self.loud * unmet_P
+        return 1 + ROW_SCALE * self.loud * unmet_P
