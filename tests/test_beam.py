@@ -15,7 +15,6 @@ from test_generate import (
     freed,
     many_times,
     one_request,
-    one_thread,  # noqa: F401  a fixture for the whole module
     random_model,
     random_requests,
     rescored,

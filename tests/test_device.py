@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pretend_device import PLACE, Distant, PretendDevice
-from test_generate import one_thread, random_model  # noqa: F401  a fixture for the whole module
+from test_generate import random_model
 from test_next_item import HISTORY, models, ring
 from test_objective import random_batch
 from torch.optim import Optimizer

@@ -1,6 +1,5 @@
 """What is logged is what was drawn with: on random tries, under random weights, whatever the request rules out."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,14 +27,6 @@ NONE = Successors.none()
 
 seeds = st.integers(0, 2**32 - 1)
 ways = st.sampled_from(WAYS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Random models and requests -------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_generate import one_thread  # noqa: F401  a fixture for the whole module
 
 from models.decoder import Decoder, DecoderConfig
 from models.next_item import FitConfig, NextItemModel, Windows, fit, right_aligned, weigh

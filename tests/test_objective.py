@@ -11,7 +11,6 @@ from test_generate import (
     NOTHING,
     Model,
     model_with,
-    one_thread,  # noqa: F401  a fixture for the whole module
     random_context,
     random_decoder,
     random_ids,

@@ -12,7 +12,6 @@ from test_generate import (
     Requests,
     freed,
     one_request,
-    one_thread,  # noqa: F401  a fixture for the whole module
     random_ids,
     random_model,
     scores,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_generate import one_thread  # noqa: F401  a fixture for the whole module
 
 from models.vectors import PART_ROWS, item_vectors, run_of
 
