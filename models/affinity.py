@@ -31,8 +31,6 @@ PLAIN = 0.1
 """Share of the users met who count as one of whom nothing is known."""
 FIRM = 2000.0
 """Curvature that the level is taken to be known of, at most: some 10⁴ shown slots, so that it moves slowly."""
-STEPS = 2
-"""How often the bound is tightened."""
 TYPICAL, SHY, FAR = 8.0, 0.5, 2.0
 """A user's own rate of taking: rows of the typical rate beside his, how much of the difference is believed, and of how many logits."""
 
@@ -44,7 +42,7 @@ class Standing:
     """Where users stand: what they like beside what everybody does."""
 
     mean_BS: FloatArray
-    covariance_BSS: DoubleArray
+    precision_BSS: DoubleArray
     """How well that is known."""
     level_B: FloatArray
     """What they take of anything, logits: between what is typical and what they took so far."""
@@ -52,7 +50,7 @@ class Standing:
     def squares(self, weight_B: FloatArray) -> DoubleArray:
         """The sum of what is expected of the users' squares, (S, S)."""
         mean_BS, each_B = self.mean_BS.astype(np.float64), weight_B.astype(np.float64)
-        squares_SS: DoubleArray = (mean_BS * each_B[:, None]).T @ mean_BS + np.tensordot(each_B, self.covariance_BSS, 1)
+        squares_SS: DoubleArray = (mean_BS * each_B[:, None]).T @ mean_BS + np.tensordot(each_B, np.linalg.inv(self.precision_BSS), 1)
         return squares_SS
 
 
@@ -63,6 +61,8 @@ class Crowd:
     weight_S: FloatArray
     """What everybody likes of content, logits."""
     covariance_SS: DoubleArray
+    precision_SS: DoubleArray
+    """Its inverse."""
     level: float
     """What rows of a memory earn but for what is known of their items, as a logit."""
     says_K: FloatArray
@@ -70,27 +70,30 @@ class Crowd:
 
     def standing(self, item_BL: IntArray, kind_BL: IntArray, content_BLS: FloatArray, bias_BL: FloatArray) -> Standing:
         """Given the rows' contents and what else is expected of their items, logits."""
-        taken_BL, count_BL = evidence(item_BL, kind_BL, self.says_K)
-        row_BLS: DoubleArray = content_BLS.astype(np.float64)
-        half_BL = count_BL * (taken_BL - 0.5)
-        level_B = _levels(taken_BL, count_BL, self.level)
-        logit_BL = bias_BL + row_BLS @ self.weight_S + level_B[:, None]
-        precision_SS = np.linalg.inv(self.covariance_SS)
-        mean_BS: DoubleArray = np.zeros((len(item_BL), len(self.weight_S)))
-        covariance_BSS: DoubleArray = self.covariance_SS[None]
-        for _ in range(STEPS):
-            spread_BL = ((row_BLS @ covariance_BSS) * row_BLS).sum(2)
-            far_BL = np.sqrt((logit_BL + (row_BLS @ mean_BS[:, :, None])[:, :, 0]) ** 2 + spread_BL)
-            curve_BL: DoubleArray = count_BL * np.tanh(far_BL / 2) / (2 * np.maximum(far_BL, 1e-6))
-            told_BSS: DoubleArray = precision_SS + (row_BLS * curve_BL[:, :, None]).swapaxes(1, 2) @ row_BLS
-            covariance_BSS = np.asarray(np.linalg.inv(told_BSS), np.float64)
-            pull_B1S = (half_BL - curve_BL * logit_BL)[:, None] @ row_BLS
-            mean_BS = (pull_B1S @ covariance_BSS)[:, 0]
-        return Standing(
-            mean_BS.astype(np.float32),
-            np.broadcast_to(covariance_BSS, (len(item_BL), *self.covariance_SS.shape)),
-            level_B.astype(np.float32),
-        )
+        first = int(np.append((kind_BL > 0).any(0), True).argmax())  # columns that are blank in the whole batch say nothing
+        taken_BL, count_BL = evidence(item_BL[:, first:], kind_BL[:, first:], self.says_K)
+        row_BLS: DoubleArray = content_BLS[:, first:].astype(np.float64)
+        half_BL, level_B = count_BL * (taken_BL - 0.5), _levels(taken_BL, count_BL, self.level)
+        logit_BL: DoubleArray = bias_BL[:, first:] + row_BLS @ self.weight_S + level_B[:, None]
+        spread_BL: DoubleArray = ((row_BLS @ self.covariance_SS) * row_BLS).sum(2)
+        told_BSS, pull_BS = self._told(row_BLS, count_BL, half_BL, logit_BL, logit_BL**2 + spread_BL)
+        # the bound once more, at where the first one says that he stands
+        covariance_BSS = np.linalg.inv(told_BSS)
+        mean_BS1 = covariance_BSS @ pull_BS[:, :, None]
+        spread_BL = ((row_BLS @ covariance_BSS) * row_BLS).sum(2)
+        told_BSS, pull_BS = self._told(row_BLS, count_BL, half_BL, logit_BL, (logit_BL + (row_BLS @ mean_BS1)[:, :, 0]) ** 2 + spread_BL)
+        mean_BS = np.linalg.solve(told_BSS, pull_BS[:, :, None])[:, :, 0]
+        return Standing(mean_BS.astype(np.float32), told_BSS, level_B.astype(np.float32))
+
+    def _told(
+        self, row_BLS: DoubleArray, count_BL: DoubleArray, half_BL: DoubleArray, logit_BL: DoubleArray, square_BL: DoubleArray
+    ) -> tuple[DoubleArray, DoubleArray]:
+        """Precision, and precision times mean, where the bound touches at logits with these squares."""
+        far_BL = np.sqrt(np.maximum(square_BL, 1e-12))
+        curve_BL = count_BL * np.tanh(far_BL / 2) / (2 * far_BL)
+        told_BSS: DoubleArray = self.precision_SS + (row_BLS * curve_BL[:, :, None]).swapaxes(1, 2) @ row_BLS
+        pull_BS: DoubleArray = ((half_BL - curve_BL * logit_BL)[:, None] @ row_BLS)[:, 0]
+        return told_BSS, pull_BS
 
 
 def evidence(item_BL: IntArray, kind_BL: IntArray, says_K: FloatArray) -> tuple[DoubleArray, DoubleArray]:
@@ -147,12 +150,9 @@ class Affinity(nn.Module):
 
     def crowd(self) -> Crowd:
         """As it is now."""
-        return Crowd(
-            self.weight.detach().cpu().numpy().copy(),
-            self.covariance.cpu().numpy().copy(),
-            float(self.level),
-            self.says.cpu().numpy().copy(),
-        )
+        covariance_SS = self.covariance.cpu().numpy().copy()
+        weight_S, says_K = (values.detach().cpu().numpy().copy() for values in (self.weight, self.says))
+        return Crowd(weight_S, covariance_SS, np.linalg.inv(covariance_SS), float(self.level), says_K)
 
     def forward(self, standing_QS: Tensor, content_QC: Tensor) -> Tensor:
         """What is expected of contents beside all else, logits, (Q,)."""
@@ -165,9 +165,8 @@ class Affinity(nn.Module):
 
         A policy that shows each what he likes tells more and more of how much he does: a share of those who nothing is known of holds it.
         """
-        nobody_SS = PLAIN * total * DIFFER * torch.eye(self.said, dtype=torch.float64)
-        told_SS = torch.as_tensor((1 - PLAIN) * squares_SS) + nobody_SS
-        self.covariance.copy_((self.seen * self.covariance + told_SS) / (self.seen + total))
+        told_SS = (1 - PLAIN) * squares_SS + PLAIN * total * DIFFER * np.eye(self.said)
+        self.covariance.copy_((self.seen * self.covariance + torch.as_tensor(told_SS).to(self.covariance)) / (self.seen + total))
         self.seen.add_(total).clamp_(max=MANY)
 
     @torch.no_grad()

@@ -27,6 +27,7 @@ def curvature(logit_Q: Tensor) -> Tensor:
 class Paces(nn.Module):
     """Of each pace what it knows and how sure it is; nothing at first."""
 
+    keep: Tensor
     weight: Tensor
     """What all users like of content, (P, S)."""
     information: Tensor
@@ -41,6 +42,7 @@ class Paces(nn.Module):
     def __init__(self, rows: int, said: int) -> None:
         super().__init__()
         paces = len(KEEPS)
+        self.register_buffer("keep", torch.tensor(KEEPS), persistent=False)
         self.register_buffer("weight", torch.zeros(paces, said))
         self.register_buffer("information", torch.zeros(paces, said, said))
         self.register_buffer("bias", torch.zeros(rows, paces))
@@ -59,9 +61,8 @@ class Paces(nn.Module):
 
     def fade(self) -> None:
         """Be less sure of everything, each pace at its own rate; what was found stays."""
-        keep_P = torch.tensor(KEEPS)
-        self.information *= keep_P[:, None, None]
-        self.known *= keep_P
+        self.information *= self.keep[:, None, None]
+        self.known *= self.keep
         self.right *= REMEMBERED
 
     def shares(self) -> Tensor:
@@ -82,10 +83,11 @@ class Paces(nn.Module):
             # what the items' own parts may explain is not all for content to explain
             share_Q = 1 / (1 + information_Q / (spread**-2 + self.known[item_Q, pace]))
             self.information[pace].addmm_((content_QS * (information_Q * share_Q)[:, None]).T, content_QS)
-            precision_SS = self.information[pace].double() + spread**-2 * torch.eye(content_QS.shape[1], dtype=torch.float64)
+            precision_SS = self.information[pace].double()
+            precision_SS.diagonal().add_(spread**-2)
             step_S = torch.linalg.solve(precision_SS, (content_QS.T @ (error_Q * share_Q)).double()).float()
             self.weight[pace] += step_S
             error_Q = error_Q - information_Q * (content_QS @ step_S)
             self.known[:, pace].index_add_(0, item_Q, information_Q)
-            step_R = torch.zeros(len(self.bias)).index_add_(0, item_Q, error_Q)
+            step_R = torch.zeros_like(self.bias[:, pace]).index_add_(0, item_Q, error_Q)
             self.bias[:, pace] += step_R / (spread**-2 + self.known[:, pace])

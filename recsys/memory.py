@@ -39,7 +39,7 @@ class MemoryConfig:
     """How long a Decision's slate is kept for the events that speak of it."""
     kinds: tuple[str, ...] = ("click", "like", "long_view", "dislike", "purchase", "watch", "rating")
     against: tuple[str, ...] = ("dislike",)
-    """Those of them that speak against an item; all others say that it was taken."""
+    """Those that speak against an item, if they are told apart; all others say that it was taken."""
     until_ms: int = 0
     """Events from this time on leave no row: what is remembered stands still. 0: never; only to tell what memory is worth."""
 
@@ -48,9 +48,6 @@ class MemoryConfig:
             raise ValueError(f"memory.rows is {self.rows}; it must be 1..100000")
         if not 1 <= self.decisions_s <= 86_400:
             raise ValueError(f"memory.decisions_s is {self.decisions_s}; it must be 1..86400")
-        unknown = [kind for kind in self.against if kind not in self.kinds]
-        if unknown:
-            raise ValueError(f"memory.against names {unknown[0]!r}; it must name some of memory.kinds, {', '.join(self.kinds)}")
         if self.until_ms < 0:
             raise ValueError(f"memory.until_ms is {self.until_ms}; it must be 0 (never) or a time, UTC milliseconds")
 
@@ -62,7 +59,7 @@ class MemoryConfig:
     @property
     def against_kinds(self) -> list[int]:
         """Row kinds that speak against an item."""
-        places = [self.kinds.index(kind) for kind in self.against]
+        places = [place for place, kind in enumerate(self.kinds) if kind in self.against]
         return [2 + place + first for first in (0, len(self.kinds) + 1) for place in places]
 
     def kind_of(self, body: Feedback | Interaction) -> int:

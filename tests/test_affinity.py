@@ -51,7 +51,7 @@ def test_the_posterior_is_the_one_that_sampling_finds() -> None:
     mean_S = weight_P @ point_P2
     variance_S = weight_P @ (point_P2 - mean_S) ** 2
     assert standing.mean_BS[0] == pytest.approx(mean_S, abs=0.12)
-    assert np.diag(standing.covariance_BSS[0]) == pytest.approx(variance_S, rel=0.25)
+    assert np.diag(np.linalg.inv(standing.precision_BSS[0])) == pytest.approx(variance_S, rel=0.25)
 
 
 def test_one_slate_that_was_left_turns_away_from_it_and_from_what_is_like_it() -> None:
