@@ -67,8 +67,10 @@ class Gates:
 
     def minutes_in_doubt(self, told: Told) -> int:
         """How many minutes up to this one may not be true: 0 where nothing speaks against it."""
+        if not (len(told.user_Q) and self._config.contradiction):
+            return 0
         leans = told.contradiction < LEANS
-        return self._refused_in_row + 1 if len(told.user_Q) and self._config.contradiction and (leans or self._refused_in_row) else 0
+        return self._refused_in_row + 1 if leans or self._refused_in_row else 0
 
     def refusal(self, told: Told) -> str | None:
         """Why this minute may not be learned, or None. To be asked once a minute: it counts."""
