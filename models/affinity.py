@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from models.content import FloatArray
 from models.successors import ACT
-from models.trie import IntArray
+from models.trie import BoolArray, IntArray
 
 SAID = 32
 """Dimensions of content, the leading ones, in which users are told apart."""
 DIFFER = 0.5
 """The variance of what users like of a content, logits², before anything is known of users."""
+MOST = 16.0
+"""The largest variance along any content: whoever is shown only what he likes seems to like it without bounds."""
 FEW, MANY = 30.0, 300.0
 """Requests that what is known of the covariance counts as: at first, and at most, so that it follows the users who come."""
 PLAIN = 0.1
@@ -47,11 +49,28 @@ class Standing:
     level_B: FloatArray
     """What they take of anything, logits: between what is typical and what they took so far."""
 
-    def squares(self, weight_B: FloatArray) -> DoubleArray:
-        """The sum of what is expected of the users' squares, (S, S)."""
+    def moments(self, weight_B: FloatArray) -> "Moments":
+        """The sums of what is expected of the users and of their squares, each by its weight."""
         mean_BS, each_B = self.mean_BS.astype(np.float64), weight_B.astype(np.float64)
-        squares_SS: DoubleArray = (mean_BS * each_B[:, None]).T @ mean_BS + np.tensordot(each_B, np.linalg.inv(self.precision_BSS), 1)
-        return squares_SS
+        squares_SS = (mean_BS * each_B[:, None]).T @ mean_BS + np.tensordot(each_B, np.linalg.inv(self.precision_BSS), 1)
+        return Moments(float(each_B.sum()), each_B @ mean_BS, squares_SS)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over users."""
+
+    total: float
+    sum_S: DoubleArray
+    squares_SS: DoubleArray
+
+    @staticmethod
+    def none(said: int) -> "Moments":
+        """Of nobody."""
+        return Moments(0.0, np.zeros(said), np.zeros((said, said)))
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.total + other.total, self.sum_S + other.sum_S, self.squares_SS + other.squares_SS)
 
 
 @dataclass(frozen=True)
@@ -71,10 +90,11 @@ class Crowd:
     def standing(self, item_BL: IntArray, kind_BL: IntArray, content_BLS: FloatArray, bias_BL: FloatArray) -> Standing:
         """Given the rows' contents and what else is expected of their items, logits."""
         first = int(np.append((kind_BL > 0).any(0), True).argmax())  # columns that are blank in the whole batch say nothing
-        taken_BL, count_BL = evidence(item_BL[:, first:], kind_BL[:, first:], self.says_K)
+        taken_BL, count_BL, shown_BL = evidence(item_BL[:, first:], kind_BL[:, first:], self.says_K)
         row_BLS: DoubleArray = content_BLS[:, first:].astype(np.float64)
         half_BL, level_B = count_BL * (taken_BL - 0.5), _levels(taken_BL, count_BL, self.level)
-        logit_BL: DoubleArray = bias_BL[:, first:] + row_BLS @ self.weight_S + level_B[:, None]
+        # of what nobody showed him nobody knows what he passed by: even odds, that move with nothing learned
+        logit_BL: DoubleArray = shown_BL * (bias_BL[:, first:] + row_BLS @ self.weight_S + level_B[:, None])
         spread_BL: DoubleArray = ((row_BLS @ self.covariance_SS) * row_BLS).sum(2)
         told_BSS, pull_BS = self._told(row_BLS, count_BL, half_BL, logit_BL, logit_BL**2 + spread_BL)
         # the bound once more, at where the first one says that he stands
@@ -96,8 +116,8 @@ class Crowd:
         return told_BSS, pull_BS
 
 
-def evidence(item_BL: IntArray, kind_BL: IntArray, says_K: FloatArray) -> tuple[DoubleArray, DoubleArray]:
-    """1 where a row says that something was taken, and for how much each row counts, (B, L).
+def evidence(item_BL: IntArray, kind_BL: IntArray, says_K: FloatArray) -> tuple[DoubleArray, DoubleArray, BoolArray]:
+    """1 where a row says that something was taken; for how much each row counts; and whether its item was shown, (B, L).
 
     Of the rows that say an item was shown only so many count as it was shown more often than taken; of those that say what was
     shown was taken, no more than it was shown: a click and a like of it are one choice.
@@ -110,7 +130,7 @@ def evidence(item_BL: IntArray, kind_BL: IntArray, says_K: FloatArray) -> tuple[
     left_N = np.maximum(shown_N - taken_N, 0) / np.maximum(shown_N, 1)
     took_N = np.where(shown_N > 0, np.minimum(shown_N / np.maximum(taken_N, 1), 1), 1)
     count_N = np.where(shown_BL.ravel(), left_N, np.where(taken_BL.ravel(), took_N, known_BL.ravel()))
-    return taken_BL.astype(np.float64), count_N.reshape(item_BL.shape)
+    return taken_BL.astype(np.float64), count_N.reshape(item_BL.shape), (shown_N > 0).reshape(item_BL.shape)
 
 
 def _levels(taken_BL: DoubleArray, count_BL: DoubleArray, level: float) -> DoubleArray:
@@ -160,14 +180,19 @@ class Affinity(nn.Module):
         return suits_Q
 
     @torch.no_grad()
-    def meet(self, squares_SS: DoubleArray, total: float) -> None:
-        """Learn how users differ, of the summed `Standing.squares` of so many.
+    def meet(self, moments: Moments) -> None:
+        """Learn of these users how users differ: from their mean, for what they all like is not theirs.
 
         A policy that shows each what he likes tells more and more of how much he does: a share of those who nothing is known of holds it.
         """
-        told_SS = (1 - PLAIN) * squares_SS + PLAIN * total * DIFFER * np.eye(self.said)
-        self.covariance.copy_((self.seen * self.covariance + torch.as_tensor(told_SS).to(self.covariance)) / (self.seen + total))
-        self.seen.add_(total).clamp_(max=MANY)
+        if not moments.total:
+            return
+        squares_SS = moments.squares_SS - np.outer(moments.sum_S, moments.sum_S) / moments.total
+        told_SS = (1 - PLAIN) * squares_SS + PLAIN * moments.total * DIFFER * np.eye(self.said)
+        found_SS = (self.seen * self.covariance + torch.as_tensor(told_SS).to(self.covariance)) / (self.seen + moments.total)
+        variance_S, direction_SS = torch.linalg.eigh(found_SS)
+        self.covariance.copy_(direction_SS * variance_S.clamp(max=MOST) @ direction_SS.T)
+        self.seen.add_(moments.total).clamp_(max=MANY)
 
     @torch.no_grad()
     def settle(self, error_Q: Tensor, curvature_Q: Tensor) -> None:

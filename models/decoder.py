@@ -12,13 +12,15 @@ R item rows (0 = unknown), C content dimensions, Q any set of (request, slot) pa
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.affinity import Affinity, Standing
+from models.affinity import Affinity, Moments, Standing
 from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
 from models.paces import Paces, curvature
@@ -361,12 +363,12 @@ class Decoder(nn.Module):
 
     def meet(self, contexts: Sequence[Context], weights: Sequence[FloatArray], num_items: int) -> None:
         """Learn of these requests, by their weights, how users differ."""
-        squares_SS, total = np.zeros((self.affinity.said, self.affinity.said)), 0.0
-        for context, weight_B in zip(contexts, weights, strict=True):
-            if weight_B.any():
-                squares_SS += self.standing(context.known(num_items), context.kind_BL).squares(weight_B)
-                total += float(weight_B.sum(dtype=np.float64))
-        self.affinity.meet(squares_SS, total)
+        told = (
+            self.standing(context.known(num_items), context.kind_BL).moments(weight_B)
+            for context, weight_B in zip(contexts, weights, strict=True)
+            if weight_B.any()
+        )
+        self.affinity.meet(reduce(add, told, Moments.none(self.affinity.said)))
 
     @torch.no_grad()
     def correct(self, surprise: Surprise, spread: float) -> None:

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.affinity import DIFFER, Affinity, evidence
+from models.affinity import DIFFER, MOST, Affinity, Moments, evidence
 from models.content import FloatArray
-from models.trie import IntArray
+from models.trie import BoolArray, IntArray
 
 SHOWN, CLICK, LIKE, DISLIKE = 1, 2, 3, 5
 KINDS = 8
@@ -18,15 +18,16 @@ def test_what_was_taken_and_what_was_left_by_hand() -> None:
     """A blank, an item left, one taken, one unknown here, one taken once of twice, one liked as well, one disliked."""
     item_BL = np.array([[0, 5, 6, 6, 0, 7, 7, 7, 8, 8, 8, 9, 9]])
     kind_BL = np.array([[0, SHOWN, SHOWN, CLICK, SHOWN, SHOWN, CLICK, SHOWN, SHOWN, CLICK, LIKE, SHOWN, DISLIKE]])
-    [taken_L], [count_L] = evidence(item_BL, kind_BL, SAYS)
+    [taken_L], [count_L], [shown_L] = evidence(item_BL, kind_BL, SAYS)
     assert taken_L.tolist() == [0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 1, 0, 0]
     assert count_L.tolist() == [0, 1, 0, 1, 0, 0.5, 1, 0.5, 0, 0.5, 0.5, 1, 1]
+    assert shown_L.tolist() == [False] * 1 + [True] * 3 + [False] + [True] * 8
     assert not evidence(np.zeros((1, 4), np.int64), np.zeros((1, 4), np.int64), SAYS)[1].any()
 
 
 def test_users_do_not_share_their_rows() -> None:
     """The same item, taken by one and left by the other."""
-    _, count_BL = evidence(np.array([[5, 5], [5, 5]]), np.array([[SHOWN, CLICK], [SHOWN, SHOWN]]), SAYS)
+    _, count_BL, _ = evidence(np.array([[5, 5], [5, 5]]), np.array([[SHOWN, CLICK], [SHOWN, SHOWN]]), SAYS)
     assert count_BL.tolist() == [[0, 1], [1, 1]]
 
 
@@ -34,17 +35,23 @@ def told(affinity: Affinity, item_BL: IntArray, kind_BL: IntArray, content_BLS: 
     return affinity.crowd().standing(item_BL, kind_BL, content_BLS, bias_BL).mean_BS
 
 
-def test_the_posterior_is_the_one_that_sampling_finds() -> None:
+def shown_and_taken(took_BL: BoolArray) -> tuple[IntArray, IntArray]:
+    """Memories of users who were shown as many items and took some: a row each, then a click of each that was taken."""
+    item_BL = np.tile(np.arange(1, took_BL.shape[1] + 1), (len(took_BL), 2))
+    return item_BL, np.concatenate([np.full(took_BL.shape, SHOWN), np.where(took_BL, CLICK, 0)], 1)
+
+
+def test_the_posterior_is_the_one_that_a_grid_finds() -> None:
     """Two dimensions, so that a grid can hold the whole posterior: its mean and variance, within what the bound costs."""
     affinity, random = Affinity(2, KINDS), np.random.default_rng(0)
     affinity.covariance.copy_(torch.tensor([[2.0, 0.5], [0.5, 1.0]]))
-    item_1L, kind_1L = np.arange(1, 25)[None], random.choice([SHOWN, CLICK], 24)[None]
+    took_1L = random.random((1, 24)) < 0.5
     content_1LS, bias_1L = random.normal(size=(1, 24, 2)).astype(np.float32), random.normal(size=(1, 24)).astype(np.float32)
-    standing = affinity.crowd().standing(item_1L, kind_1L, content_1LS, bias_1L)
+    standing = affinity.crowd().standing(*shown_and_taken(took_1L), np.tile(content_1LS, (1, 2, 1)), np.tile(bias_1L, (1, 2)))
     grid_G = np.linspace(-5, 5, 201)
     point_P2 = np.stack(np.meshgrid(grid_G, grid_G), -1).reshape(-1, 2)
     logit_PL = point_P2 @ content_1LS[0].T + bias_1L[0] + standing.level_B[0]
-    likelihood_P = (np.where(kind_1L[0] == CLICK, logit_PL, 0) - np.logaddexp(0, logit_PL)).sum(1)
+    likelihood_P = (np.where(took_1L[0], logit_PL, 0) - np.logaddexp(0, logit_PL)).sum(1)
     precision_SS = np.linalg.inv(affinity.covariance.numpy())
     weight_P = np.exp(likelihood_P - 0.5 * np.einsum("ps,st,pt->p", point_P2, precision_SS, point_P2))
     weight_P /= weight_P.sum()
@@ -70,9 +77,9 @@ def simulated(affinity: Affinity, covariance_SS: FloatArray, random: np.random.G
     users_BS = random.multivariate_normal(np.zeros(len(covariance_SS)), covariance_SS, 30)
     content_BLS = random.normal(size=(30, 40, len(covariance_SS))).astype(np.float32) / np.sqrt(len(covariance_SS))
     chance_BL = 1 / (1 + np.exp(1 - np.einsum("bs,bls->bl", users_BS, content_BLS)))
-    kind_BL = np.where(random.random(chance_BL.shape) < chance_BL, CLICK, SHOWN)
-    standing = affinity.crowd().standing(np.tile(np.arange(1, 41), (30, 1)), kind_BL, content_BLS, np.zeros((30, 40), np.float32))
-    affinity.meet(standing.squares(np.ones(30, np.float32)), 30.0)
+    item_BL, kind_BL = shown_and_taken(random.random(chance_BL.shape) < chance_BL)
+    standing = affinity.crowd().standing(item_BL, kind_BL, np.tile(content_BLS, (1, 2, 1)), np.zeros((30, 80), np.float32))
+    affinity.meet(standing.moments(np.ones(30, np.float32)))
 
 
 def test_how_users_differ_is_found() -> None:
@@ -86,10 +93,17 @@ def test_how_users_differ_is_found() -> None:
     assert float(found_S[1:].max()) < DIFFER
 
 
+def test_nobody_differs_without_bounds() -> None:
+    affinity = Affinity(4, KINDS)
+    for _ in range(100):
+        affinity.meet(Moments(30.0, np.zeros(4), 30 * np.diag([1000.0, 1, 1, 1])))
+    assert float(torch.linalg.eigvalsh(affinity.covariance)[-1]) == pytest.approx(MOST)
+
+
 def test_nobody_met_changes_nothing_and_the_level_is_what_slots_earn() -> None:
     affinity = Affinity(4, KINDS)
     before = affinity.covariance.clone()
-    affinity.meet(np.zeros((4, 4)), 0.0)
+    affinity.meet(Moments.none(4))
     assert torch.equal(affinity.covariance, before)
     for _ in range(50):
         chance_Q = torch.full((100,), float(affinity.level)).sigmoid()
