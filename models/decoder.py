@@ -12,20 +12,16 @@ R item rows (0 = unknown), C content dimensions, Q any set of (request, slot) pa
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.affinity import Affinity, Moments, Standing
+from models.affinity import Affinity
 from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
-from models.paces import Paces, curvature
 from models.silence import ROW_SCALE, Silence
-from models.surprise import Surprise
 from models.trie import IntArray, Trie
 from models.value import Record, ValueLevel, counted
 from models.vectors import Vectors, item_vectors, run_of
@@ -89,10 +85,6 @@ class Context:
     feature_BX: IntArray
     """Buckets of the request's context entries, padded with 0."""
 
-    def known(self, num_items: int) -> IntArray:
-        """The rows' items, 0 where they are not among the first `num_items`, (B, L)."""
-        return np.where(self.item_BL <= num_items, self.item_BL, 0)
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -144,7 +136,7 @@ class Decoder(nn.Module):
 
     content_RC: Tensor
     value_information: Tensor
-    """How much is known of `value_bias`, (R,): the curvature of what was shown, faded."""
+    """How much is known of `value_bias`, (R,): the sum of p (1 - p) over what was shown, faded."""
 
     def __init__(self, config: DecoderConfig, *, codes: Sequence[int], content_RC: Tensor, num_kinds: int) -> None:
         super().__init__()
@@ -179,8 +171,7 @@ class Decoder(nn.Module):
         self.value = nn.Linear(width, width)
         self.code_value = nn.ParameterList(torch.zeros(count) for count in codes)
         self.value_level = ValueLevel(width, num_kinds)
-        self.affinity = Affinity(content_RC.shape[1], num_kinds)
-        self.paces = Paces(rows, self.affinity.said)
+        self.affinity = Affinity(content_RC.shape[1])
         self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()
 
@@ -235,16 +226,19 @@ class Decoder(nn.Module):
         if capacity > self.capacity:
             self.content_RC = _rows(self.content_RC, capacity)
             self.value_information = _rows(self.value_information, capacity)
-            self.paces.grow(capacity)
             for parameter in self.row_parameters():
                 grow_rows(parameter, capacity, optimizer)
         self.content_RC[first_row:last] = content_NC
         self.evict(torch.arange(first_row, last), optimizer)
 
+    def fade(self, keep: float) -> None:
+        """Forget so much of how sure the Newton steps are; what they found stays."""
+        self.value_information *= keep
+        self.affinity.information *= keep
+
     def evict(self, rows_N: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Forget what was learned of these items."""
         self.value_information[rows_N] = 0
-        self.paces.evict(rows_N)
         for parameter in self.row_parameters():
             wipe_rows(parameter, rows_N, optimizer)
 
@@ -336,19 +330,14 @@ class Decoder(nn.Module):
         return F.normalize(state_QD, dim=-1) * self.log_scale[level].exp().clamp(max=LOGIT_SCALE_MAX)
 
     def record(self, context: Context, num_items: int) -> Record:
-        """What the memories say in numbers, as far as they speak of the first `num_items` rows, (B, K) and (B, S)."""
-        standing = self.standing(context.known(num_items), context.kind_BL)
-        return Record(counted(context.kind_BL, self.num_kinds), torch.as_tensor(standing.mean_BS), torch.as_tensor(standing.level_B))
-
-    def standing(self, item_BL: IntArray, kind_BL: IntArray) -> Standing:
-        """Where the users with these memories stand."""
-        item = torch.as_tensor(item_BL)
-        content_BLS, bias_BL = self.content_RC[:, : self.affinity.said][item], self.value_bias.detach()[item]
-        return self.affinity.crowd().standing(item_BL, kind_BL, content_BLS.cpu().numpy(), bias_BL.cpu().numpy())
+        """What the memories say in numbers, as far as they speak of the first `num_items` rows, (B, K) and (B, Z)."""
+        item_BL = np.where(context.item_BL <= num_items, context.item_BL, 0)
+        content_BLT = F.embedding(torch.as_tensor(item_BL), self.content_RC[:, : self.affinity.told])
+        return Record(counted(context.kind_BL, self.num_kinds), self.affinity.standing(item_BL, context.kind_BL, content_BLT))
 
     def value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, item_Q: Tensor) -> Tensor:
         """q(context, slot, item) as a logit, (Q,)."""
-        suits_Q = self.affinity(record.standing_QS, self.content_RC[item_Q])
+        suits_Q = self.affinity(record.standing_QZ, self.content_RC[item_Q])
         return self._value_of(state_QD, record, vectors.leaves(item_Q)) + suits_Q + self.value_bias[item_Q]
 
     def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, code_Q: Tensor, level: int) -> Tensor:
@@ -361,29 +350,20 @@ class Decoder(nn.Module):
         fit_Q: Tensor = (self.value(state_QD) * vector_QD).sum(-1)
         return fit_Q + self.value_level(state_QD, record.counts_QK)
 
-    def meet(self, contexts: Sequence[Context], weights: Sequence[FloatArray], num_items: int) -> None:
-        """Learn of these requests, by their weights, how users differ."""
-        told = (
-            self.standing(context.known(num_items), context.kind_BL).moments(weight_B)
-            for context, weight_B in zip(contexts, weights, strict=True)
-            if weight_B.any()
-        )
-        self.affinity.meet(reduce(add, told, Moments.none(self.affinity.said)))
-
     @torch.no_grad()
-    def correct(self, surprise: Surprise, spread: float) -> None:
-        """Move what is expected by what was wrong about the slots shown; `spread`: standard deviation, in logits, by which items differ."""
-        item_Q, content_QS = surprise.item_Q, self.content_RC[surprise.item_Q, : self.affinity.said]
-        # apart from what gradients learn: what they make of a user moves while the items it is held against stand still
-        beside_Q = surprise.level_Q + (surprise.standing_QS * content_QS).sum(1)
-        logit_Q = beside_Q + content_QS @ self.affinity.weight + self.value_bias[item_Q]
-        error_Q = surprise.weight_Q * (surprise.earned_Q - logit_Q.sigmoid())
-        self.affinity.settle(error_Q, surprise.weight_Q * curvature(logit_Q))
-        self.paces.correct(item_Q, content_QS, beside_Q, surprise.earned_Q, surprise.weight_Q, spread)
-        share_P = self.paces.shares()
-        self.affinity.weight.copy_(share_P @ self.paces.weight)
-        self.value_bias.copy_(self.paces.bias @ share_P)
-        self.value_information.copy_(self.paces.known @ share_P)
+    def correct(self, item_Q: Tensor, standing_QZ: Tensor, error_Q: Tensor, information_Q: Tensor, spread: float) -> None:
+        """Move what is expected by what was wrong about the items shown: a Newton step of `affinity`, then one of each `value_bias`.
+
+        The mode of a logistic model with a normal prior of standard deviation `spread` logits, its curvature kept as a diagonal
+        (online Laplace, MacKay 1992): Δ = Σ error / (1 / spread² + all information so far). So a new item's first clicks move
+        it far and a known one's little.
+        """
+        doubt_Q = 1 / (spread**-2 + self.value_information[item_Q])
+        moved_Q = self.affinity.correct(standing_QZ, self.content_RC[item_Q], error_Q, information_Q, doubt_Q, spread)
+        self.value_information.index_add_(0, item_Q, information_Q)
+        error_Q = error_Q - information_Q * moved_Q
+        step_R = torch.zeros_like(self.value_bias).index_add_(0, item_Q, error_Q)
+        self.value_bias.add_(step_R / (spread**-2 + self.value_information))
 
 
 def node_contents(trie: Trie, leaf_FC: FloatArray) -> list[FloatArray]:

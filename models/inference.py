@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import Linear
 
+from models.affinity import row_weights
 from models.content import FloatArray
 from models.decoder import LOGIT_SCALE_MAX, NORM_EPS, Block, Context, Decoder
 from models.silence import ROW_SCALE
@@ -97,7 +98,7 @@ class FrozenDecoder:
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
         self.told_value = (_array(decoder.value.weight).T.copy(), _array(decoder.value.bias))
-        self.crowd = decoder.affinity.crowd()
+        self.affinity_ZS = _array(decoder.affinity.weight)
         self.code_value = [_array(bias) for bias in decoder.code_value]
         self.hint_logits, self.match_logits = _array(decoder.hint_logits()), _array(decoder.match_logits())
         silence = decoder.silence
@@ -206,16 +207,17 @@ class FrozenDecoder:
         return scaled
 
     def value(self, state_QD: FloatArray) -> FloatArray:
-        """What items and codes are compared with for what a state makes expected of them, (Q, D)."""
+        """See `Decoder.value`: what items and codes are compared with for their expected reward, (Q, D)."""
         weight, bias = self.told_value
         vector_QD: FloatArray = state_QD @ weight + bias
         return vector_QD
 
     def suited(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: FloatArray) -> FloatArray:
-        """The leading content that requests with these memories are expected to like, (B, S); an item gets its inner product with it."""
-        bias_BL = self.leaves.value_bias_F[self.leaves.leaf_of_item[item_BL]]
-        standing = self.crowd.standing(item_BL, kind_BL, content_BLC[..., : len(self.crowd.weight_S)], bias_BL)
-        return self.crowd.weight_S + standing.mean_BS
+        """See `Affinity.suited`."""
+        told = (len(self.affinity_ZS) - 1) // 2
+        mean_BT = (row_weights(item_BL, kind_BL) @ content_BLC[..., :told]).reshape(len(item_BL), 2 * told)
+        suited_BS: FloatArray = self.affinity_ZS[0] + mean_BT @ self.affinity_ZS[1:]
+        return suited_BS
 
     def code_logits(self, query_QD: FloatArray, level: int, code_QC: CountArray) -> FloatArray:
         """Logits of some codes of an inner level, (Q, C); unit vectors and a bias."""

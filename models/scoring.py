@@ -20,7 +20,7 @@ from models.target_logprobs import Targets, target_logprobs
 from models.trie import Children, CountArray, IntArray, Trie
 from models.value import Record
 from models.vectors import Vectors, run_of
-from models.walk import Asked, Rule
+from models.walk import Asked
 
 Wanted = Asked[Remembered]
 
@@ -209,15 +209,9 @@ class Scored:
         content_BLC = F.embedding(torch.as_tensor(remembered.item_BL), self.decoder.content_RC)
         asks = [self.wishes(remembered, level, content_BLC)[of_Q]]
         if level + 1 == self.trie.levels:
-            asks += [value_Q1 * self._liked(remembered, asked.rule)[of_Q], bonus_Q1]
+            suited_BS = self.decoder.affinity.suited(remembered.item_BL, remembered.kind_BL, content_BLC)
+            asks += [value_Q1 * suited_BS[of_Q], bonus_Q1]
         return torch.cat([*asks, value_Q1, torch.ones_like(bonus_Q1)], 1)
-
-    def _liked(self, remembered: Remembered, rule: Rule) -> Tensor:
-        """The leading content that each request is expected to like, (B, S); what the value head says is asked of none: zeros."""
-        if not rule.value_B.any():
-            return torch.zeros(len(remembered.item_BL), self.decoder.affinity.said)
-        standing = self.decoder.standing(remembered.item_BL, remembered.kind_BL)
-        return self.decoder.affinity.weight + torch.as_tensor(standing.mean_BS)
 
     def _children(self, level: int, place_P: IntArray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the children at these places are asked by: vectors; contents, and how loud their likeness is; what `_told` asks for besides.

@@ -31,13 +31,12 @@ class Record:
 
     counts_QK: Tensor
     """See `counted`."""
-    standing_QS: Tensor
-    """Where the user stands: see models/affinity.py."""
-    level_Q: Tensor
+    standing_QZ: Tensor
+    """See `Affinity.standing`."""
 
     def at(self, at_Q: IntArray) -> "Record":
         """Of some of the requests, in any number."""
-        return Record(self.counts_QK[torch.as_tensor(at_Q)], self.standing_QS[torch.as_tensor(at_Q)], self.level_Q[torch.as_tensor(at_Q)])
+        return Record(self.counts_QK[torch.as_tensor(at_Q)], self.standing_QZ[torch.as_tensor(at_Q)])
 
 
 class ValueLevel(nn.Module):

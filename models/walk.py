@@ -110,27 +110,24 @@ class Walker:
         self.decoder, self.trie, self._successors = decoder, trie, successors
         self._novelty_F = novelty_R[trie.item_of_leaf]
         self._contents = [*node_contents(trie, decoder.leaves.content_FC), decoder.leaves.content_FC]
-        self._suited_FS = decoder.leaves.content_FC[:, : len(decoder.crowd.weight_S)]
+        self._suited_FS = decoder.leaves.content_FC[:, : decoder.affinity_ZS.shape[1]]
         self._loudness_F = (1 + decoder.loud * successors.unmet(trie.item_of_leaf)).astype(np.float32)
         hints, likeness = (decoder.hint_logits, decoder.silent_hint_logits), (decoder.match_logits, decoder.silent_match_logits)
-        self._tells = any(weights.any() for weights in (*hints, *likeness, decoder.soft_K1))
+        self._tells = any(weights.any() for weights in (*hints, *likeness, decoder.soft_K1, decoder.affinity_ZS))
 
     def asked(self, legal: Legal, rule: Rule, context: Context) -> Wanted:
         """One walk a request."""
         return Asked.of(legal, rule, self.told(context, rule))
 
     def told(self, context: Context, rule: Rule) -> Told | None:
-        """Looked up once per request; None where nothing is added."""
-        values = rule.value_B.any()
-        if not (self._tells or values):
+        """Looked up once per request; None while all these weights are 0."""
+        if not self._tells:
             return None
         decoder, remembered = self.decoder, Remembered.of(context, self.trie, self._successors)
         content_BLC = decoder.leaves.contents(remembered.item_BL)
         weight_KBL = decoder.match_logits[:, remembered.kind_BL, remembered.age_L]
         weight_KBL += decoder.silent_match_logits[:, remembered.kind_BL, remembered.age_L] * remembered.unfollowed_rows
-        suited_BS = np.zeros((len(context.item_BL), self._suited_FS.shape[1]), np.float32)
-        if values:
-            suited_BS = rule.value_B[:, None] * decoder.suited(remembered.item_BL, remembered.kind_BL, content_BLC)
+        suited_BS = rule.value_B[:, None] * decoder.suited(remembered.item_BL, remembered.kind_BL, content_BLC)
         wish_KBC = list((weight_KBL[:, :, None] @ content_BLC)[:, :, 0])
         root, walks = self.trie.children(np.zeros(1, np.int64), 0), np.arange(len(context.item_BL))
         root_BC = np.zeros((len(walks), int(root.end_Q[0] - root.start_Q[0])), np.float32)

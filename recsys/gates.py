@@ -24,8 +24,6 @@ FEW_USERS, FEW_MINUTES = 8, 5
 """Users of a minute, and minutes before it, that are too few to refuse anything."""
 STILL = 0.1
 """The probability by chance that is enough right after a refused minute: who lied a minute ago must not even lean that way now."""
-LEANS = 0.5
-"""The probability by chance below which users are asked again as they were before."""
 FAR = 6.0
 """Standard deviations by which a rate is off beyond all luck."""
 USUAL_MINUTES = 20
@@ -64,13 +62,6 @@ class Gates:
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._rate, self._num_minutes, self._refused_in_row = 0.0, 0, 0
-
-    def minutes_in_doubt(self, told: Told) -> int:
-        """How many minutes up to this one may not be true: 0 where nothing speaks against it."""
-        if not (len(told.user_Q) and self._config.contradiction):
-            return 0
-        leans = told.contradiction < LEANS
-        return self._refused_in_row + 1 if leans or self._refused_in_row else 0
 
     def refusal(self, told: Told) -> str | None:
         """Why this minute may not be learned, or None. To be asked once a minute: it counts."""

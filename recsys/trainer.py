@@ -16,9 +16,7 @@ import numpy.typing as npt
 import torch
 
 from models.device import Device
-from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
-from models.surprise import Surprise
-from recsys.doubt import earlier
+from models.objective import Batch, ObjectiveConfig, Slots, Surprise, Terms, objective
 from recsys.features import BatchMaker, Lesson, Shelf, followed
 from recsys.gates import Gates, Told, fair_weights
 from recsys.guard import GuardConfig, update_refused
@@ -31,7 +29,6 @@ PART_SLATES, PART_LOGITS = 256, 6 << 20
 minute needs no more memory than that. Larger arrays (malloc's 32 MB) would be asked of the system anew for every part.
 """
 
-MINUTE_S = 60
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -66,6 +63,8 @@ class TrainerConfig:
     """What counts of successors keep of their weight from one minute learned to the next."""
     value_spread: float = 0.7
     """Logits by which items are expected to differ in what they earn, beyond what content and context say."""
+    value_keep: float = 0.97
+    """What is kept from minute to minute of how sure that is: old news are overruled sooner."""
     user_cap: int = 4
     """Slates that one user counts for in one minute; more share the weight of these."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -75,7 +74,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         limits = {"lr": (1e-8, 1), "passes": (1, 100), "trunk_share": (0, 1), "successors_keep": (0, 1), "user_cap": (1, 1_000_000)}
-        limits["value_spread"] = (0.01, 10)
+        limits |= {"value_spread": (0.01, 10), "value_keep": (0, 1)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be {low}..{high}")
@@ -141,11 +140,10 @@ class Trainer:
                     LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
-                batch = maker.batch(part, [self.model.num_rows] * len(part))
-                terms = self._gradient(optimizer, maker.shelf, [batch])
+                terms = self._gradient(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
                 self._move(optimizer)
                 if step * config.epochs < len(parts):  # each exposure is told of once
-                    self._correct(terms.surprise, [batch], len(part))
+                    decoder.correct(*terms.surprise.of(len(part)), self.config.value_spread)
         decoder.eval()
         self.optimizer = self._new_optimizer(self.config.lr)
         self.model.count(*followed(lessons, self.model.vocabulary), 1.0)
@@ -181,39 +179,16 @@ class Trainer:
         fair = fair_weights([lesson.decision.user_id for lesson in fresh], self.config.user_cap)
         shelf, parts = self._batches_of(chosen, num_rows, fair + [1.0] * len(replayed))
         terms = self._gradient(self.optimizer, shelf, parts)
-        reason = self._refusal(terms, shelf, parts, fresh) if torch.isfinite(terms.loss) else "loss_not_finite"
+        reason = self.gates.refusal(_told(terms.surprise, fresh)) if torch.isfinite(terms.loss) else "loss_not_finite"
         if reason is None:
             reason = self._moved(terms, shelf, parts)
         if reason is not None:
             LOG.warning("minute %d: refused: %s", minute, reason)
         else:
-            self.model.decoder.paces.fade()
-            self._correct(terms.surprise, parts, len(fresh))
+            self.model.decoder.fade(self.config.value_keep)
+            self.model.decoder.correct(*terms.surprise.of(len(fresh)), self.config.value_spread)
             self.model.count(*followed(own, self.model.vocabulary), self.config.successors_keep)
         return Updated(terms, reason, sum(weight < 1 for weight in fair))
-
-    def _correct(self, surprise: Surprise, parts: Sequence[Batch], fresh: int) -> None:
-        """What the Newton steps learn of the first `fresh` slates, and how their users differ from each other."""
-        decoder, begins = self.model.decoder, np.cumsum([0, *(len(part.weight_B) for part in parts)])
-        decoder.correct(surprise.first(fresh), self.config.value_spread)
-        weights = [
-            np.where(np.arange(len(part.weight_B)) < fresh - begin, part.weight_B, 0) for part, begin in zip(parts, begins, strict=False)
-        ]
-        decoder.meet([part.context for part in parts], weights, self.model.num_rows - 1)
-
-    def _refusal(self, terms: Terms, shelf: Shelf, parts: Sequence[Batch], fresh: Sequence[Lesson]) -> str | None:
-        """What the gates say, of users as they were before the minutes in doubt."""
-        told = _told(terms.surprise, fresh)
-        minutes = self.gates.minutes_in_doubt(told)
-        if minutes:
-            before = [replace(part, context=earlier(part.context, MINUTE_S * (minutes + 1))) for part in parts]
-            told = _told(self._terms(shelf, before).surprise, fresh)
-        return self.gates.refusal(told)
-
-    @torch.no_grad()
-    def _terms(self, shelf: Shelf, parts: Sequence[Batch]) -> Terms:
-        slots, scored = Slots.of(parts), self.model.scored(shelf, parts, self.config.objective)
-        return reduce(add, (objective(scored, part, self.config.objective, slots) for part in parts))
 
     def _batches_of(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> tuple[Shelf, list[Batch]]:
         offsets = [lesson.decision.items_offset for lesson in chosen if lesson.own]

@@ -116,19 +116,3 @@ def test_no_user_weighs_more_than_the_cap(users: list[str], cap: int) -> None:
 def test_bounds_out_of_range_are_named(setting: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=rf"guard\.{next(iter(setting))}"):
         GuardConfig(**setting)  # type: ignore[arg-type]
-
-
-def test_minutes_in_doubt_are_those_refused_and_one_that_leans() -> None:
-    """None where nobody says anything or all agree; the first that leans; then one more with each refusal, until one is believed."""
-    gates = used_to(Gates(GuardConfig()))
-    assert [gates.minutes_in_doubt(SILENT), gates.minutes_in_doubt(told(50))] == [0, 0]
-    lie = told(51, flipped=True)
-    found = []
-    for _ in range(3):
-        found.append(gates.minutes_in_doubt(lie))
-        assert gates.refusal(lie) == CONTRADICTS
-    assert found == [1, 2, 3]
-    assert gates.minutes_in_doubt(told(52)) == 4
-    assert gates.refusal(told(52)) is None
-    assert gates.minutes_in_doubt(told(53)) == 0
-    assert Gates(GuardConfig(contradiction=0)).minutes_in_doubt(lie) == 0

@@ -39,8 +39,9 @@ MINUTE_MS, DAY_MINUTES, HOUR_MS = 60_000, 1440, 3_600_000
 SETTINGS = (
     *("learner.trainer.objective.likelihood_weight=0", "learner.trainer.objective.value_weight=1"),
     *("learner.trainer.passes=1", "learner.trainer.user_cap=1000000", "learner.trainer.warm_start.epochs=1"),
+    "learner.trainer.value_keep=0.999",
 )
-"""The value term alone, each exposure learned once."""
+"""The value term alone, each exposure learned once; what is known fades slowly, for there are eleven exposures a minute."""
 WINDOW_MS = HOUR_MS
 """What one user was shown within this is ranked against itself for NDCG."""
 
@@ -104,7 +105,7 @@ class OnlineValue:
 
     def __init__(self, config: Config, catalogue: Catalogue, seed: int) -> None:
         seeds = Seeds(behavior_digest(config), seed)
-        model = LiveModel.built(config.model, catalogue, config.memory, seeds.of("weights", 0), np.zeros((0, 2), np.int64))
+        model = LiveModel.built(config.model, catalogue, config.memory.num_kinds, seeds.of("weights", 0), np.zeros((0, 2), np.int64))
         model.decoder.eval()
         self.model, self.trainer = model, Trainer(config.learner.trainer, model, seeds)
 
