@@ -1,9 +1,8 @@
 """How an item's content suits what a user took and what he left: the part of what is expected that all clicks teach at once.
 
-A bilinear form between a few numbers of the user's memory and the leading dimensions of the item's content: a logistic
-regression, learned by Newton steps with all its curvature kept, which fades (online Laplace, MacKay 1992). A change of fashion
-or of a group's taste shows in it within minutes, for items that were never shown too.
-Knows nothing of policies, of the tree or of who asks.
+A bilinear form between a few numbers of the user's memory and the leading dimensions of the item's content, whose weights are
+found by models/paces.py. A change of fashion or of a group's taste shows in it within minutes, for items that were never shown too.
+Knows nothing of policies, of the tree, of who asks or of how it is learned.
 
 Shapes: B requests, L history, Q shown slots, Z numbers of a user, S dimensions of content that are read.
 """
@@ -34,17 +33,12 @@ def row_weights(item_BL: IntArray, kind_BL: IntArray) -> FloatArray:
 
 
 class Affinity(nn.Module):
-    """The form's weights, 0 at first, and how much is known of them."""
-
-    information: Tensor
-    """Σ p (1 - p) x xᵀ over what was shown, x being all products of a user's and an item's numbers; faded, (Z S, Z S)."""
+    """The form's weights, 0 at first."""
 
     def __init__(self, content_dim: int) -> None:
         super().__init__()
         self.told, self.said = min(TOLD, content_dim), min(SAID, content_dim)
-        size = 1 + 2 * self.told, self.said
-        self.weight = nn.Parameter(torch.zeros(size), requires_grad=False)
-        self.register_buffer("information", torch.zeros(size[0] * size[1], size[0] * size[1]))
+        self.weight = nn.Parameter(torch.zeros(1 + 2 * self.told, self.said), requires_grad=False)
 
     def standing(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: Tensor) -> Tensor:
         """A user's numbers, (B, Z): 1, and the mean contents of what he took and of what he left."""
@@ -60,18 +54,6 @@ class Affinity(nn.Module):
         suits_Q: Tensor = (standing_QZ @ self.weight * content_QC[:, : self.said]).sum(-1)
         return suits_Q
 
-    @torch.no_grad()
-    def correct(
-        self, standing_QZ: Tensor, content_QC: Tensor, error_Q: Tensor, information_Q: Tensor, doubt_Q: Tensor, spread: float
-    ) -> Tensor:
-        """One Newton step, with a normal prior of standard deviation `spread`; by how many logits it moved what was shown, (Q,).
-
-        `doubt_Q` is the variance of the items' own parts, in logits²: what they may explain is not all this form's to explain.
-        """
-        pair_QP = (standing_QZ[:, :, None] * content_QC[:, None, : self.said]).flatten(1)
-        share_Q = 1 / (1 + information_Q * doubt_Q)
-        self.information.addmm_((pair_QP * (information_Q * share_Q)[:, None]).T, pair_QP)
-        precision_PP = self.information.double() + spread**-2 * torch.eye(pair_QP.shape[1], dtype=torch.float64)
-        step_P = torch.linalg.solve(precision_PP, (pair_QP.T @ (error_Q * share_Q)).double()).float()
-        self.weight.add_(step_P.view_as(self.weight))
-        return pair_QP @ step_P
+    def pairs(self, standing_QZ: Tensor, content_QC: Tensor) -> Tensor:
+        """All products of a user's and an item's numbers, (Q, Z S): what the weights, as one row, weigh."""
+        return (standing_QZ[:, :, None] * content_QC[:, None, : self.said]).flatten(1)

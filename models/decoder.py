@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from models.affinity import Affinity
 from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
+from models.paces import Paces
 from models.silence import ROW_SCALE, Silence
+from models.surprise import Surprise
 from models.trie import IntArray, Trie
 from models.value import Record, ValueLevel, counted
 from models.vectors import Vectors, item_vectors, run_of
@@ -144,7 +146,7 @@ class Decoder(nn.Module):
         width, rows = config.width, capacity_for(len(content_RC))
         self.table = ItemTable(rows, width)
         self.leaf_bias = nn.Parameter(torch.zeros(rows))
-        self.value_bias = nn.Parameter(torch.zeros(rows), requires_grad=False)  # learned by `correct`, not by gradient
+        self.value_bias = nn.Parameter(torch.zeros(rows), requires_grad=False)  # that of models/paces.py, not of a gradient
         self.register_buffer("value_information", torch.zeros(rows))
         self.register_buffer("content_RC", _rows(content_RC, rows))
         self.from_content = nn.Linear(content_RC.shape[1], width, bias=False)
@@ -172,6 +174,7 @@ class Decoder(nn.Module):
         self.code_value = nn.ParameterList(torch.zeros(count) for count in codes)
         self.value_level = ValueLevel(width, num_kinds)
         self.affinity = Affinity(content_RC.shape[1])
+        self.paces = Paces(rows, self.affinity.weight.numel())
         self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()
 
@@ -226,19 +229,16 @@ class Decoder(nn.Module):
         if capacity > self.capacity:
             self.content_RC = _rows(self.content_RC, capacity)
             self.value_information = _rows(self.value_information, capacity)
+            self.paces.grow(capacity)
             for parameter in self.row_parameters():
                 grow_rows(parameter, capacity, optimizer)
         self.content_RC[first_row:last] = content_NC
         self.evict(torch.arange(first_row, last), optimizer)
 
-    def fade(self, keep: float) -> None:
-        """Forget so much of how sure the Newton steps are; what they found stays."""
-        self.value_information *= keep
-        self.affinity.information *= keep
-
     def evict(self, rows_N: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Forget what was learned of these items."""
         self.value_information[rows_N] = 0
+        self.paces.evict(rows_N)
         for parameter in self.row_parameters():
             wipe_rows(parameter, rows_N, optimizer)
 
@@ -351,19 +351,16 @@ class Decoder(nn.Module):
         return fit_Q + self.value_level(state_QD, record.counts_QK)
 
     @torch.no_grad()
-    def correct(self, item_Q: Tensor, standing_QZ: Tensor, error_Q: Tensor, information_Q: Tensor, spread: float) -> None:
-        """Move what is expected by what was wrong about the items shown: a Newton step of `affinity`, then one of each `value_bias`.
-
-        The mode of a logistic model with a normal prior of standard deviation `spread` logits, its curvature kept as a diagonal
-        (online Laplace, MacKay 1992): Δ = Σ error / (1 / spread² + all information so far). So a new item's first clicks move
-        it far and a known one's little.
-        """
-        doubt_Q = 1 / (spread**-2 + self.value_information[item_Q])
-        moved_Q = self.affinity.correct(standing_QZ, self.content_RC[item_Q], error_Q, information_Q, doubt_Q, spread)
-        self.value_information.index_add_(0, item_Q, information_Q)
-        error_Q = error_Q - information_Q * moved_Q
-        step_R = torch.zeros_like(self.value_bias).index_add_(0, item_Q, error_Q)
-        self.value_bias.add_(step_R / (spread**-2 + self.value_information))
+    def correct(self, surprise: Surprise, spread: float) -> None:
+        """Move what is expected by what was wrong about the slots shown; `spread`: standard deviation, in logits, by which items differ."""
+        item_Q, content_QC = surprise.item_Q, self.content_RC[surprise.item_Q]
+        rest_Q = surprise.logit_Q - self.affinity(surprise.standing_QZ, content_QC) - self.value_bias[item_Q]
+        pair_QF = self.affinity.pairs(surprise.standing_QZ, content_QC)
+        self.paces.correct(item_Q, pair_QF, rest_Q, surprise.earned_Q, surprise.weight_Q, spread)
+        share_P = self.paces.shares()
+        self.affinity.weight.copy_((share_P @ self.paces.weight).view_as(self.affinity.weight))
+        self.value_bias.copy_(self.paces.bias @ share_P)
+        self.value_information.copy_(self.paces.known @ share_P)
 
 
 def node_contents(trie: Trie, leaf_FC: FloatArray) -> list[FloatArray]:

@@ -16,6 +16,7 @@ from models.content import FloatArray
 from models.decoder import Context
 from models.losses import POLICY_LOSSES, Ratios, leave_one_out, value_loss
 from models.scoring import Scored
+from models.surprise import Surprise
 from models.trie import BoolArray, IntArray, Legal
 from models.value import Record
 from models.walk import Asked, Rule
@@ -82,33 +83,6 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Surprise:
-    """What the value head expected before the step and what came, 0..1, one entry a shown slot."""
-
-    num_slates: int
-    slate_Q: IntArray
-    item_Q: Tensor
-    standing_QZ: Tensor
-    expected_Q: Tensor
-    earned_Q: Tensor
-    weight_Q: Tensor
-
-    def __add__(self, other: "Surprise") -> "Surprise":
-        """That of two parts of a batch, one after the other."""
-        slate_Q = np.concatenate([self.slate_Q, self.num_slates + other.slate_Q])
-        names = ("item_Q", "standing_QZ", "expected_Q", "earned_Q", "weight_Q")
-        columns = ((getattr(self, name), getattr(other, name)) for name in names)
-        return Surprise(self.num_slates + other.num_slates, slate_Q, *(torch.cat(pair) for pair in columns))
-
-    def of(self, slates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Item, standing, error and information of the first `slates` slates: see `Decoder.correct`."""
-        error_Q = self.weight_Q * (self.earned_Q - self.expected_Q)
-        information_Q = self.weight_Q * self.expected_Q * (1 - self.expected_Q)
-        kept_Q = torch.as_tensor(self.slate_Q < slates)
-        return self.item_Q[kept_Q], self.standing_QZ[kept_Q], error_Q[kept_Q], information_Q[kept_Q]
-
-
-@dataclass(frozen=True)
 class Terms:
     """The loss and what it is made of, means over shown slots; those of parts of a batch add up to those of the whole."""
 
@@ -149,7 +123,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     # of the items, then of the codes that they lie under
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
     loss = config.value_weight * (value + sum(under))
-    columns = value_Q.detach().sigmoid(), reward_Q.clamp(0, 1), weight_Q
+    columns = value_Q.detach(), reward_Q.clamp(0, 1), weight_Q
     surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(batch.slate_BS[at_B, at_S]), record.standing_QZ, *columns)
     asked_BS = asked_slots(batch, config)
     if not asked_BS.any():
@@ -158,7 +132,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     logprob_A, reward_A, weight_A = shown_logprobs(scored, batch, state_BSD, asked_BS), reward_Q[asked_Q], weight_Q[asked_Q]
     logged_A = torch.as_tensor(batch.logged_BS[asked_BS])
     others_BS = leave_one_out(torch.as_tensor(batch.reward_BS), torch.as_tensor(batch.shown_BS).float())
-    baseline_A = (1 - config.value_blend) * others_BS[torch.as_tensor(asked_BS)] + config.value_blend * surprise.expected_Q[asked_Q]
+    baseline_A = (1 - config.value_blend) * others_BS[torch.as_tensor(asked_BS)] + config.value_blend * surprise.chances()[asked_Q]
     advantage_A = reward_A - baseline_A
     loss_A = POLICY_LOSSES[config.policy](logprob_A[own_A], logged_A[own_A], advantage_A[own_A], reward_A[own_A])
     policy = (weight_A[own_A] * loss_A).sum() / slots.policy

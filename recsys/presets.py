@@ -37,7 +37,6 @@ def tiny() -> Config:
             trainer=TrainerConfig(
                 lr=0.01,
                 passes=4,
-                value_keep=0.998,
                 objective=ObjectiveConfig(policy_weight=1.0),
                 warm_start=WarmStartConfig(epochs=2, batch=32),
             ),

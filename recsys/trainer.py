@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from models.device import Device
-from models.objective import Batch, ObjectiveConfig, Slots, Surprise, Terms, objective
+from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
+from models.surprise import Surprise
 from recsys.features import BatchMaker, Lesson, Shelf, followed
 from recsys.gates import Gates, Told, fair_weights
 from recsys.guard import GuardConfig, update_refused
@@ -63,8 +64,6 @@ class TrainerConfig:
     """What counts of successors keep of their weight from one minute learned to the next."""
     value_spread: float = 0.7
     """Logits by which items are expected to differ in what they earn, beyond what content and context say."""
-    value_keep: float = 0.97
-    """What is kept from minute to minute of how sure that is: old news are overruled sooner."""
     user_cap: int = 4
     """Slates that one user counts for in one minute; more share the weight of these."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -74,7 +73,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         limits = {"lr": (1e-8, 1), "passes": (1, 100), "trunk_share": (0, 1), "successors_keep": (0, 1), "user_cap": (1, 1_000_000)}
-        limits |= {"value_spread": (0.01, 10), "value_keep": (0, 1)}
+        limits["value_spread"] = (0.01, 10)
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be {low}..{high}")
@@ -143,7 +142,7 @@ class Trainer:
                 terms = self._gradient(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
                 self._move(optimizer)
                 if step * config.epochs < len(parts):  # each exposure is told of once
-                    decoder.correct(*terms.surprise.of(len(part)), self.config.value_spread)
+                    decoder.correct(terms.surprise, self.config.value_spread)
         decoder.eval()
         self.optimizer = self._new_optimizer(self.config.lr)
         self.model.count(*followed(lessons, self.model.vocabulary), 1.0)
@@ -185,8 +184,8 @@ class Trainer:
         if reason is not None:
             LOG.warning("minute %d: refused: %s", minute, reason)
         else:
-            self.model.decoder.fade(self.config.value_keep)
-            self.model.decoder.correct(*terms.surprise.of(len(fresh)), self.config.value_spread)
+            self.model.decoder.paces.fade()
+            self.model.decoder.correct(terms.surprise.first(len(fresh)), self.config.value_spread)
             self.model.count(*followed(own, self.model.vocabulary), self.config.successors_keep)
         return Updated(terms, reason, sum(weight < 1 for weight in fair))
 
@@ -279,5 +278,5 @@ def _told(surprise: Surprise, fresh: Sequence[Lesson]) -> Told:
     """What the minute's own slates tell."""
     own_Q = np.isin(surprise.slate_Q, [place for place, lesson in enumerate(fresh) if lesson.own])
     _, user_B = np.unique([lesson.decision.user_id for lesson in fresh], return_inverse=True)
-    columns = (surprise.expected_Q, surprise.earned_Q, surprise.weight_Q)
+    columns = (surprise.chances(), surprise.earned_Q, surprise.weight_Q)
     return Told(user_B[surprise.slate_Q[own_Q]], *(column.cpu().numpy()[own_Q].astype(np.float64) for column in columns))

@@ -23,6 +23,7 @@ from models.decoder import Context
 from models.generate import WAYS
 from models.losses import leave_one_out, topr
 from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
+from models.surprise import Surprise
 from models.trie import Legal
 from models.walk import Asked, Rule
 
@@ -303,44 +304,32 @@ def test_a_hundred_steps_find_the_rewarded_item(levels: int, own: bool, way: str
     assert chance_of(model, rewarded) > 0.6
 
 
-NOBODY = torch.zeros(2, 17)
-"""A standing that says nothing, so that all is the items' own."""
-
-
 # What was wrong about an item ------------------------------------------------------------------------------------------
 
 
-def test_corrections_end_at_the_mode_of_a_logistic_model_with_a_normal_prior() -> None:
-    """One item among others, told of again and again from where it stands: the mode, found by bisection, is where it stays."""
-    decoder = random_model(3, levels=2, num_items=4).decoder
-    spread, clicks, shown = 0.7, 9.0, 12.0
-
-    def slope(bias: float) -> float:
-        return clicks - shown / (1 + np.exp(-bias)) - bias / spread**2
-
-    low, high = -5.0, 5.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
-    decoder.value_bias.data.zero_()
-    for _ in range(12):
-        expected = float(decoder.value_bias[2].sigmoid())
-        decoder.value_information.zero_()
-        told = (clicks - shown * expected - float(decoder.value_bias[2]) / spread**2, shown * expected * (1 - expected))
-        decoder.correct(torch.tensor([2]), NOBODY[:1], *(torch.tensor([number]) for number in told), spread)
-    assert float(decoder.value_bias[2]) == pytest.approx(low, abs=1e-4)
-    assert not decoder.value_bias[[0, 1, 3, 4]].any()
-
-
-def test_the_first_clicks_of_an_item_move_it_far_and_the_later_ones_little() -> None:
+def test_what_was_wrong_about_an_item_moves_it_and_no_other_until_it_is_evicted() -> None:
+    """One item taken twice: more is expected of it, it is less novel, and nothing was learned of the others."""
     decoder = random_model(3, levels=1, num_items=4).decoder
     decoder.value_bias.data.zero_()
-    moves = []
-    for _ in range(20):
-        before = float(decoder.value_bias[1])
-        decoder.correct(torch.tensor([1, 1]), NOBODY, torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]), 0.5)
-        moves.append(float(decoder.value_bias[1]) - before)
-    assert moves == pytest.approx([0.75 / (4 + 0.5 * (1 + told)) for told in range(20)], rel=1e-4)
+    nobody_QZ = torch.zeros(2, len(decoder.affinity.weight))  # so that all is the item's own
+    decoder.correct(Surprise(1, np.zeros(2, np.int64), torch.tensor([1, 1]), nobody_QZ, torch.zeros(2), torch.ones(2), torch.ones(2)), 0.5)
+    assert float(decoder.value_bias[1]) == pytest.approx(1.0 / (4 + 0.5))
+    assert float(decoder.value_information[1]) == pytest.approx(0.5)
+    assert not decoder.value_bias[[0, 2, 3, 4]].any()
     decoder.evict(torch.tensor([1]))
     assert not decoder.value_bias[1]
     assert not decoder.value_information[1]
+    assert not decoder.paces.bias[1].any()
+
+
+def test_what_is_expected_beside_counts_as_expected() -> None:
+    """Whoever was told what came to be told has nothing to learn, whichever part of the value head knew it."""
+    decoder = random_model(3, levels=1, num_items=4).decoder
+    before, weight_ZS = decoder.value_bias.clone(), decoder.affinity.weight.clone()
+    standing_QZ = torch.randn(2, len(decoder.affinity.weight))
+    logit_Q = torch.tensor([1.5, -0.5])
+    decoder.paces.bias[:] = before[:, None]
+    decoder.paces.weight[:] = weight_ZS.flatten()
+    decoder.correct(Surprise(1, np.zeros(2, np.int64), torch.tensor([1, 2]), standing_QZ, logit_Q, logit_Q.sigmoid(), torch.ones(2)), 0.5)
+    assert torch.allclose(decoder.value_bias, before, atol=1e-5)
+    assert torch.allclose(decoder.affinity.weight, weight_ZS, atol=1e-5)

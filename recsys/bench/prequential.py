@@ -39,9 +39,8 @@ MINUTE_MS, DAY_MINUTES, HOUR_MS = 60_000, 1440, 3_600_000
 SETTINGS = (
     *("learner.trainer.objective.likelihood_weight=0", "learner.trainer.objective.value_weight=1"),
     *("learner.trainer.passes=1", "learner.trainer.user_cap=1000000", "learner.trainer.warm_start.epochs=1"),
-    "learner.trainer.value_keep=0.999",
 )
-"""The value term alone, each exposure learned once; what is known fades slowly, for there are eleven exposures a minute."""
+"""The value term alone, each exposure learned once."""
 WINDOW_MS = HOUR_MS
 """What one user was shown within this is ranked against itself for NDCG."""
 
