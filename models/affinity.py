@@ -7,6 +7,8 @@ Knows nothing of policies, of the tree, of who asks or of how it is learned.
 Shapes: B requests, L history, Q shown slots, Z numbers of a user, S dimensions of content that are read.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,27 +24,32 @@ LOUDNESS = 3.0
 """A mean of unit vectors is short; the prior holds for numbers of about 1."""
 
 
-def row_weights(item_BL: IntArray, kind_BL: IntArray) -> FloatArray:
-    """What each row of a memory counts for in the mean of what was taken, and of what was shown and not taken, (B, 2, L)."""
-    took_BL = (kind_BL >= ACT) & (item_BL > 0)
+def row_weights(item_BL: IntArray, kind_BL: IntArray, against: Sequence[int]) -> FloatArray:
+    """What each row of a memory counts for in the mean of what was taken, and of what was shown or disliked and not taken, (B, 2, L).
+
+    `against` are the row kinds that speak against an item: whoever clicked and then disliked did not take it.
+    """
+    is_row_BL = (kind_BL > 0) & (item_BL > 0)
     key_BL = item_BL + np.arange(len(item_BL))[:, None] * (item_BL.max(initial=0) + 1)  # each user's items by themselves
-    left_BL = (kind_BL > 0) & (item_BL > 0) & ~np.isin(key_BL, key_BL[took_BL])
+    took_BL = is_row_BL & (kind_BL >= ACT) & ~np.isin(key_BL, key_BL[is_row_BL & np.isin(kind_BL, against)])
+    left_BL = is_row_BL & ~np.isin(key_BL, key_BL[took_BL])
     rows_B2L = np.stack([took_BL, left_BL], 1)
     weight_B2L: FloatArray = rows_B2L * np.float32(LOUDNESS) / np.maximum(rows_B2L.sum(2, keepdims=True), 1).astype(np.float32)
     return weight_B2L
 
 
 class Affinity(nn.Module):
-    """The form's weights, 0 at first."""
+    """The form's weights, 0 at first. `against`: see `row_weights`."""
 
-    def __init__(self, content_dim: int) -> None:
+    def __init__(self, content_dim: int, against: Sequence[int] = ()) -> None:
         super().__init__()
+        self.against = tuple(against)
         self.told, self.said = min(TOLD, content_dim), min(SAID, content_dim)
         self.weight = nn.Parameter(torch.zeros(1 + 2 * self.told, self.said), requires_grad=False)
 
     def standing(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: Tensor) -> Tensor:
         """A user's numbers, (B, Z): 1, and the mean contents of what he took and of what he left."""
-        mean_B2T = torch.as_tensor(row_weights(item_BL, kind_BL)) @ content_BLC[..., : self.told]
+        mean_B2T = torch.as_tensor(row_weights(item_BL, kind_BL, self.against)) @ content_BLC[..., : self.told]
         return F.pad(mean_B2T.flatten(1), (1, 0), value=1.0)
 
     def suited(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: Tensor) -> Tensor:

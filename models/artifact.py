@@ -68,9 +68,10 @@ def write(artifact: Artifact, directory: Path) -> str:
     for name in TENSORS:
         save_arrays(tensors[name], directory / f"{name}.safetensors")
     (directory / VOCABULARY).write_text(json.dumps(artifact.item_ids, ensure_ascii=False))
+    decoder = artifact.decoder
     manifest = {
         "format": FORMAT,
-        "decoder": asdict(artifact.decoder.config) | {"codes": artifact.decoder.codes, "num_kinds": artifact.decoder.num_kinds},
+        "decoder": asdict(decoder.config) | {"codes": decoder.codes, "num_kinds": decoder.num_kinds, "against": decoder.affinity.against},
         "tokenizer": asdict(artifact.tokenizer.config),
         "facts": dict(artifact.facts),
         "files": {name: _file_digest(directory / name) for name in FILES},
@@ -165,13 +166,13 @@ def _refuse_other_formats(directory: Path, manifest: Any) -> None:
 def _assembled(manifest: Mapping[str, Any], item_ids: tuple[str, ...], files: Mapping[str, Arrays]) -> Artifact:
     items, weights = files["items"], files["weights"]
     config, sizes = TokenizerConfig(**manifest["tokenizer"]), dict(manifest["decoder"])
-    codes, num_kinds = sizes.pop("codes"), sizes.pop("num_kinds")
+    codes, num_kinds, against = (sizes.pop(name) for name in ("codes", "num_kinds", "against"))
     _refuse_misfits(items, weights, (len(item_ids), config.levels), codes)
     trie = Trie.of_tensors(files["trie"], config.levels)
     if not trie.is_of(items["ids"]):
         raise ValueError("the trie is of another version: its leaves are not the ids")
     tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
-    decoder = Decoder(DecoderConfig(**sizes), codes=codes, content_RC=tensors["content_RC"], num_kinds=num_kinds)
+    decoder = Decoder(DecoderConfig(**sizes), codes=codes, content_RC=tensors["content_RC"], num_kinds=num_kinds, against=against)
     decoder.load_state_dict(tensors)
     return Artifact(
         decoder=decoder.eval(),

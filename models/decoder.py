@@ -134,13 +134,17 @@ def normed(x_D: Tensor, gain_D: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """The weights. `codes` is the number of codes of each inner level (K - 1 numbers); the last level's codes are the items."""
+    """The weights. `codes` is the number of codes of each inner level (K - 1 numbers); the last level's codes are the items.
+    `against` are the row kinds, of `num_kinds`, that speak against their item.
+    """
 
     content_RC: Tensor
     value_information: Tensor
     """How much is known of `value_bias`, (R,): the sum of p (1 - p) over what was shown, faded."""
 
-    def __init__(self, config: DecoderConfig, *, codes: Sequence[int], content_RC: Tensor, num_kinds: int) -> None:
+    def __init__(
+        self, config: DecoderConfig, *, codes: Sequence[int], content_RC: Tensor, num_kinds: int, against: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.config, self.codes, self.num_kinds = config, tuple(codes), num_kinds
         width, rows = config.width, capacity_for(len(content_RC))
@@ -173,7 +177,7 @@ class Decoder(nn.Module):
         self.value = nn.Linear(width, width)
         self.code_value = nn.ParameterList(torch.zeros(count) for count in codes)
         self.value_level = ValueLevel(width, num_kinds)
-        self.affinity = Affinity(content_RC.shape[1])
+        self.affinity = Affinity(content_RC.shape[1], against)
         self.paces = Paces(rows, self.affinity.weight.numel())
         self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()

@@ -98,7 +98,7 @@ class FrozenDecoder:
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
         self.told_value = (_array(decoder.value.weight).T.copy(), _array(decoder.value.bias))
-        self.affinity_ZS = _array(decoder.affinity.weight)
+        self.affinity_ZS, self._against = _array(decoder.affinity.weight), decoder.affinity.against
         self.code_value = [_array(bias) for bias in decoder.code_value]
         self.hint_logits, self.match_logits = _array(decoder.hint_logits()), _array(decoder.match_logits())
         silence = decoder.silence
@@ -215,7 +215,7 @@ class FrozenDecoder:
     def suited(self, item_BL: IntArray, kind_BL: IntArray, content_BLC: FloatArray) -> FloatArray:
         """See `Affinity.suited`."""
         told = (len(self.affinity_ZS) - 1) // 2
-        mean_BT = (row_weights(item_BL, kind_BL) @ content_BLC[..., :told]).reshape(len(item_BL), 2 * told)
+        mean_BT = (row_weights(item_BL, kind_BL, self._against) @ content_BLC[..., :told]).reshape(len(item_BL), 2 * told)
         suited_BS: FloatArray = self.affinity_ZS[0] + mean_BT @ self.affinity_ZS[1:]
         return suited_BS
 

@@ -302,7 +302,7 @@ class Learner:
         if self.catalogue.item_ids:
             pairs = neighbours(history, {item_id: row for row, item_id in enumerate(self.catalogue.item_ids, 1)})
             seed = self.seeds.of("weights", 0)
-            model = LiveModel.built(self._model_config, self.catalogue, self._memory_config.num_kinds, seed, pairs)
+            model = LiveModel.built(self._model_config, self.catalogue, self._memory_config, seed, pairs)
             model.decoder.eval()  # dropout is for the warm start only, and a model comes back from a checkpoint so
             self._trainer = Trainer(self.config.trainer, model, self.seeds)
 

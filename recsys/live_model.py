@@ -26,6 +26,7 @@ from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 from recsys.catalogue import Catalogue, Rows, Vocabulary
 from recsys.features import Shelf
+from recsys.memory import MemoryConfig
 from streaming.events import ItemChange, UnreadableRecord, decode
 from streaming.log import EventLog
 
@@ -59,7 +60,7 @@ class LiveModel:
         self._set_vocabulary()
 
     @staticmethod
-    def built(config: ModelConfig, catalogue: Catalogue, num_kinds: int, seed: int, neighbours_P2: Rows) -> "LiveModel":
+    def built(config: ModelConfig, catalogue: Catalogue, memory: MemoryConfig, seed: int, neighbours_P2: Rows) -> "LiveModel":
         """New ids for all items of the catalogue (at least one), and untrained weights.
 
         `neighbours_P2` are pairs of rows that users met next to each other, both ways: all there is to tell items by of which
@@ -72,7 +73,7 @@ class LiveModel:
         torch.manual_seed(seed)
         content_RC = torch.from_numpy(np.concatenate([np.zeros((1, vectors_NC.shape[1]), np.float32), vectors_NC]))
         codes = [len(centroids) for centroids in tokenizer.centroids]
-        decoder = Decoder(config.decoder, codes=codes, content_RC=content_RC, num_kinds=num_kinds)
+        decoder = Decoder(config.decoder, codes=codes, content_RC=content_RC, num_kinds=memory.num_kinds, against=memory.against_kinds)
         return LiveModel(catalogue, decoder, tokenizer, content, SuccessorCounts())
 
     @staticmethod

@@ -38,6 +38,8 @@ class MemoryConfig:
     decisions_s: int = 600
     """How long a Decision's slate is kept for the events that speak of it."""
     kinds: tuple[str, ...] = ("click", "like", "long_view", "dislike", "purchase", "watch", "rating")
+    against: tuple[str, ...] = ("dislike",)
+    """Those that speak against an item, if they are told apart; all others say that it was taken."""
     until_ms: int = 0
     """Events from this time on leave no row: what is remembered stands still. 0: never; only to tell what memory is worth."""
 
@@ -53,6 +55,12 @@ class MemoryConfig:
     def num_kinds(self) -> int:
         """Row kinds: blank, shown, then feedback and interactions each by kind and one for the rest."""
         return 2 + 2 * (len(self.kinds) + 1)
+
+    @property
+    def against_kinds(self) -> list[int]:
+        """Row kinds that speak against their item."""
+        places = [place for place, kind in enumerate(self.kinds) if kind in self.against]
+        return [2 + first + place for first in (0, len(self.kinds) + 1) for place in places]
 
     def kind_of(self, body: Feedback | Interaction) -> int:
         """The row kind of an event."""

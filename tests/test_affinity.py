@@ -5,17 +5,28 @@ import torch
 
 from models.affinity import LOUDNESS, Affinity, row_weights
 
-SHOWN, CLICK = 1, 2
+SHOWN, CLICK, DISLIKE = 1, 2, 5
 
 
 def test_what_was_taken_and_what_was_left_by_hand() -> None:
     """A blank, an item shown and left, one shown and clicked, one unknown here, one shown and clicked later, and one left."""
     item_BL = np.array([[0, 5, 6, 6, 0, 7, 7, 8]])
     kind_BL = np.array([[0, SHOWN, SHOWN, CLICK, SHOWN, SHOWN, CLICK, SHOWN]])
-    [took_L, left_L] = row_weights(item_BL, kind_BL)[0] / LOUDNESS
+    [took_L, left_L] = row_weights(item_BL, kind_BL, ())[0] / LOUDNESS
     assert took_L.tolist() == [0, 0, 0, 0.5, 0, 0, 0.5, 0]
     assert left_L.tolist() == [0, 0.5, 0, 0, 0, 0, 0, 0.5]
-    assert not row_weights(np.zeros((1, 4), np.int64), np.zeros((1, 4), np.int64)).any()
+    assert not row_weights(np.zeros((1, 4), np.int64), np.zeros((1, 4), np.int64), ()).any()
+
+
+def test_a_dislike_speaks_against_its_item_whatever_was_clicked() -> None:
+    """Clicked and then disliked, disliked unseen, clicked; another user's dislike of the same item changes nothing."""
+    item_BL = np.array([[5, 5, 5, 6, 7, 7], [0, 0, 0, 0, 7, 7]])
+    kind_BL = np.array([[SHOWN, CLICK, DISLIKE, DISLIKE, SHOWN, CLICK], [0, 0, 0, 0, SHOWN, DISLIKE]])
+    [took_L, left_L], [nothing_L, disliked_L] = row_weights(item_BL, kind_BL, [DISLIKE]) / LOUDNESS
+    assert took_L.tolist() == [0, 0, 0, 0, 0, 1]
+    assert left_L.tolist() == [0.25, 0.25, 0.25, 0.25, 0, 0]
+    assert not nothing_L.any()
+    assert disliked_L.tolist() == [0, 0, 0, 0, 0.5, 0.5]
 
 
 def test_pairs_weigh_as_the_form_does() -> None:

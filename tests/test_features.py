@@ -385,7 +385,7 @@ def test_items_that_only_the_history_tells_apart_get_ids_by_their_neighbours() -
     pairs = neighbours(met, {item_id: row for row, item_id in enumerate(catalogue.item_ids, 1)})
     assert len(pairs) == 200 * 7 * 2
     config = ModelConfig(tokenizer=TokenizerConfig(codes=2, content_dim=64))
-    model = LiveModel.built(config, catalogue, num_kinds=4, seed=0, neighbours_P2=pairs)
+    model = LiveModel.built(config, catalogue, MemoryConfig(), seed=0, neighbours_P2=pairs)
     first = model.tokenizer.ids_NK[:, 0]
     assert len(set(first[0::2])) == len(set(first[1::2])) == 1
     assert first[0] != first[1]

@@ -83,7 +83,7 @@ def _model(width: int) -> LiveModel:
     for offset in range(ITEMS):
         catalogue.apply(offset, ItemChange(item=Item(item_id=f"item {offset}", title=f"A film called {offset}")))
     config = ModelConfig(tokenizer=TokenizerConfig(codes=32), decoder=DecoderConfig(width=width, layers=LAYERS, heads=8))
-    return LiveModel.built(config, catalogue, MemoryConfig().num_kinds, 0, np.zeros((0, 2), np.int64))
+    return LiveModel.built(config, catalogue, MemoryConfig(), 0, np.zeros((0, 2), np.int64))
 
 
 def _open_decisions(count: int) -> tuple[Joiner, Memory]:

@@ -104,7 +104,7 @@ class OnlineValue:
 
     def __init__(self, config: Config, catalogue: Catalogue, seed: int) -> None:
         seeds = Seeds(behavior_digest(config), seed)
-        model = LiveModel.built(config.model, catalogue, config.memory.num_kinds, seeds.of("weights", 0), np.zeros((0, 2), np.int64))
+        model = LiveModel.built(config.model, catalogue, config.memory, seeds.of("weights", 0), np.zeros((0, 2), np.int64))
         model.decoder.eval()
         self.model, self.trainer = model, Trainer(config.learner.trainer, model, seeds)
 

@@ -77,7 +77,7 @@ def prepared(config: Config, minute: Minute, seed: int) -> tuple[Trainer, list[L
         item = Item(item_id=f"i{number}", title=" ".join(f"w{word}" for word in title))
         catalogue.apply(number, ItemChange(event_time_ms=1, item=item))
     model_config, nobody = replace(config.model, decoder=decoder), np.zeros((0, 2), np.int64)
-    model = LiveModel.built(model_config, catalogue, config.memory.num_kinds, seed, nobody)
+    model = LiveModel.built(model_config, catalogue, config.memory, seed, nobody)
     model.decoder.eval()
     pairs = random.integers(1, minute.catalogue + 1, (2, PAIRS * minute.catalogue))
     model.count(pairs[0], pairs[1], np.ones(pairs.shape[1], np.float32), 1.0)

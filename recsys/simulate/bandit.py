@@ -8,16 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.content import ContentRule, FloatArray
-from models.successors import ACT
 from recsys.catalogue import Catalogue, Vocabulary
 from recsys.features import lessons
 from recsys.memory import Memory, View
 from recsys.policy import Asked, Choice, DrawingConfig, PlainItems
-from recsys.simulate.baselines import best_of
+from recsys.simulate.baselines import best_of, taken
 from streaming.joiner import Example
 
 CONTENT_DIM = 16
-ACTS_READ = 20
 DIM = CONTENT_DIM + 1
 
 
@@ -68,8 +66,7 @@ class LinUcb:
         return best_of([catalogue.item_ids[row - 1] for row in rows], bound_R[rows].astype(np.float32), asked)
 
     def _user(self, view: View) -> FloatArray:
-        rows = self._vocabulary.rows(view.key_L[view.kind_L >= ACT])
-        acted_C = self._content_RC[rows[rows > 0][-ACTS_READ:]]
+        acted_C = self._content_RC[taken(view, self._vocabulary)]
         mean_C = acted_C.mean(0) if len(acted_C) else np.zeros(CONTENT_DIM, np.float32)
         return np.append(mean_C, np.float32(1))
 

@@ -10,13 +10,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from models.content import FloatArray
-from recsys.catalogue import Catalogue
-from recsys.memory import Memory
+from models.successors import ACT
+from recsys.catalogue import Catalogue, Rows, Vocabulary
+from recsys.memory import Memory, MemoryConfig, View
 from recsys.policy import Asked, Choice, DrawingConfig, PlainItems, Policy
 from recsys.simulate.stage import Stage
 from streaming.joiner import Example, Joiner
 from streaming.proto.recommender_pb2 import RecommendRequest
 
+ACTS_READ = 20
+"""Users are told by so many items that they took, the newest."""
 PRIOR_SLOTS = 20.0
 """So many shown slots at the mean rate are added to what is known of each item."""
 
@@ -118,6 +121,12 @@ class _Rates:
         shown = np.array([self._shown.get(item_id, 0.0) for item_id in item_ids])
         reward = np.array([self._reward.get(item_id, 0.0) for item_id in item_ids])
         return np.asarray((reward + PRIOR_SLOTS * prior) / (shown + PRIOR_SLOTS), np.float32)
+
+
+def taken(view: View, vocabulary: Vocabulary) -> Rows:
+    """Rows of the newest items that a user did something with, dislikes apart; worlds have the row kinds of a plain MemoryConfig."""
+    rows = vocabulary.rows(view.key_L[(view.kind_L >= ACT) & ~np.isin(view.kind_L, MemoryConfig().against_kinds)])
+    return rows[rows > 0][-ACTS_READ:]
 
 
 def best_of(item_ids: Sequence[str], scores: FloatArray, asked: Asked) -> Choice:

@@ -12,13 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.content import ContentRule, FloatArray, ItemText
-from models.successors import ACT
 from recsys.catalogue import Catalogue, Rows, Vocabulary
 from recsys.features import Lesson
 from recsys.memory import View
+from recsys.simulate.baselines import taken
 
-ACTS_READ = 20
-"""A user is the mean of so many items that he did something with, the newest."""
 WIDTH = 32
 TEMPERATURE = 0.1
 
@@ -56,7 +54,7 @@ class Recall:
         for lesson in history:
             rewarded = [item_id for item_id, reward in zip(lesson.item_ids, lesson.rewards, strict=True) if reward > 0]
             rows = vocabulary.known_rows(rewarded)
-            acted += [_acts(lesson.view, vocabulary)] * len(rows)
+            acted += [taken(lesson.view, vocabulary)] * len(rows)
             row += rows.tolist()
         self._fit(torch.from_numpy(content_NC), acted, np.array(row, np.int64), seed)
         self._index = faiss.IndexFlatIP(WIDTH)
@@ -68,7 +66,7 @@ class Recall:
         if len(catalogue.item_ids) != self._vocabulary.num_rows - 1:
             self._shelve(catalogue)
         with torch.no_grad():
-            user_D = self._towers.users(self._items_ND, _counts([_acts(view, self._vocabulary)], len(self._items_ND)))
+            user_D = self._towers.users(self._items_ND, _counts([taken(view, self._vocabulary)], len(self._items_ND)))
         _, places = self._index.search(user_D.numpy(), min(number, len(self._items_ND)))
         return [self._vocabulary.item_ids[place] for place in places[0].tolist()]
 
@@ -97,12 +95,6 @@ class Recall:
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
-
-
-def _acts(view: View, vocabulary: Vocabulary) -> Rows:
-    """Rows of the newest items that a user did something with."""
-    rows = vocabulary.rows(view.key_L[view.kind_L >= ACT])
-    return rows[rows > 0][-ACTS_READ:]
 
 
 def _counts(acted: Sequence[Rows], num_items: int) -> Tensor:
