@@ -20,8 +20,10 @@ from models.trie import IntArray
 
 TOLD, SAID = 8, 16
 """Dimensions of content, the leading ones, in which a user's items are averaged, and in which an item is asked."""
-LOUDNESS = 3.0
+LOUDNESS = 5.0
 """A mean of unit vectors is short; the prior holds for numbers of about 1."""
+FEW = 5.0
+"""Rows that say nothing, which stand beside those of a user: a mean of one row says less than one of twenty."""
 
 
 def row_weights(item_BL: IntArray, kind_BL: IntArray, against: Sequence[int]) -> FloatArray:
@@ -34,7 +36,7 @@ def row_weights(item_BL: IntArray, kind_BL: IntArray, against: Sequence[int]) ->
     took_BL = is_row_BL & (kind_BL >= ACT) & ~np.isin(key_BL, key_BL[is_row_BL & np.isin(kind_BL, against)])
     left_BL = is_row_BL & ~np.isin(key_BL, key_BL[took_BL])
     rows_B2L = np.stack([took_BL, left_BL], 1)
-    weight_B2L: FloatArray = rows_B2L * np.float32(LOUDNESS) / np.maximum(rows_B2L.sum(2, keepdims=True), 1).astype(np.float32)
+    weight_B2L: FloatArray = rows_B2L * np.float32(LOUDNESS) / (rows_B2L.sum(2, keepdims=True) + FEW).astype(np.float32)
     return weight_B2L
 
 
