@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from models.successors import ACT
 from recsys.catalogue import Catalogue, item_key
 from recsys.cli import app
+from recsys.config import with_settings
 from recsys.features import Lesson
 from recsys.live_model import ItemsFeed
 from recsys.memory import View
@@ -177,6 +178,18 @@ def test_the_command_prints_the_contract(tmp_path: Path) -> None:
     assert "src=" not in page.partition("<script>")[0]
     assert "offline" in page
     assert json.loads((tmp_path / "report.json").read_text())["world"] == FOREIGN
+
+
+def test_a_world_that_waits_long_for_feedback_begins_with_a_version(tmp_path: Path) -> None:
+    """All of its history has closed when it begins; one whose history ends too late says so."""
+    delayed = population("delayed")
+    config = with_settings(tiny(), [*delayed.settings, "learner.trainer.warm_start.epochs=0"])
+    assert config.join.window_ms == 300_000
+    beginning = Beginning.made(delayed, config, 0, MINUTES, tmp_path)
+    assert len(beginning.artifact().item_ids) == len(delayed.twin(0, MINUTES).catalog())
+    too_long = with_settings(config, ["engine.token_lifetime_ms=3600000", "join.window_ms=1200000"])
+    with pytest.raises(ValueError, match=r"history must end 1267 s .* before its first turn"):
+        Beginning.made(delayed, too_long, 0, MINUTES, tmp_path)
 
 
 @pytest.mark.parametrize("world", ["nowhere", "tests.foreign_world:nothing", "no.such.module:make"])

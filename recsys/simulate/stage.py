@@ -12,6 +12,7 @@ from models.artifact import Artifact
 from recsys import publisher
 from recsys.config import Config, behavior_digest
 from recsys.features import Lesson, imported_lessons
+from recsys.imports import CLOSING_MINUTES
 from recsys.learner import Learner
 from recsys.loop import HISTORY_ENDS_MS, MINUTE_MS, write_history
 from recsys.memory import Memory, MemoryConfig
@@ -42,7 +43,10 @@ class Beginning:
 
     @staticmethod
     def made(population: Population, config: Config, seed: int, minutes: int, directory: Path) -> "Beginning":
-        """Write the history and let a learner learn it, into `directory`. ValueError for a world without a first turn."""
+        """Write the history and let a learner learn it, into `directory`.
+
+        ValueError for a world without a first turn, or whose history has not closed by then.
+        """
         world = population.twin(seed, minutes)
         catalogue = world.catalog()
         first = world.next_turn()
@@ -52,6 +56,8 @@ class Beginning:
         log, items_log = MemoryLog(1), MemoryLog(1)
         if population.history is not None:
             write_history(population.history, catalogue, log, items_log)
+            if config.join.open_ms + config.join.disorder_ms + config.join.bucket_ms > CLOSING_MINUTES * MINUTE_MS:
+                _tell_time(start_ms, log, items_log)  # whoever waits longer than the history's own ticks go on
         else:
             _write_catalogue(catalogue, start_ms, log, items_log)
         beginning = Beginning(
@@ -68,6 +74,9 @@ class Beginning:
         learner = beginning.learner(config, ManualClock(start_ms), log, items_log, directory)
         learner.catch_up()
         learner.close()
+        if publisher.current(directory / config.join.variant) is None:
+            waits_s = (config.join.open_ms + config.join.disorder_ms + config.join.bucket_ms) // 1000
+            raise ValueError(f"world {population.name}: its history must end {waits_s} s (W + L + D + M) before its first turn, or sooner")
         return beginning
 
     @property
@@ -151,6 +160,11 @@ def _write_catalogue(catalogue: Sequence[Item], start_ms: int, log: EventLog, it
     """Items without a history: there before the start, and the time told, so that a first version is made of them."""
     before_ms = start_ms - HISTORY_ENDS_MS
     changes = [Entry(b"", encode(ItemChange(event_time_ms=before_ms, item=item), before_ms), 0) for item in catalogue]
-    tick = encode(Tick(event_time_ms=start_ms), start_ms)
-    items_log.append([*changes, Entry(b"", tick, 0)])
-    log.append([Entry(b"", tick, partition) for partition in range(log.num_partitions)])
+    items_log.append(changes)
+    _tell_time(start_ms, log, items_log)
+
+
+def _tell_time(time_ms: int, *logs: EventLog) -> None:
+    tick = encode(Tick(event_time_ms=time_ms), time_ms)
+    for log in logs:
+        log.append([Entry(b"", tick, partition) for partition in range(log.num_partitions)])

@@ -87,7 +87,9 @@ def crowd() -> Population:
 
 def delayed() -> Population:
     """Clicks come up to four minutes after their slate, a tenth of all that is told is lost; everybody waits five minutes for them."""
-    return _known("delayed", replace(CALM, slowest_s=240, lost=0.1), settings=("join.window_ms=300000",))
+    return _known(
+        "delayed", replace(CALM, slowest_s=240, lost=0.1), settings=("join.window_ms=300000",), history_ends_ms=2 * HISTORY_ENDS_MS
+    )
 
 
 def noisy() -> Population:
@@ -123,16 +125,21 @@ BATTERY: Mapping[str, int] = {"drift": 5, "steady": 5, "fresh": 5, "crowd": 5, "
 
 
 def _known(
-    name: str, config: WorldConfig, settings: tuple[str, ...] = (), num_users: int = NUM_USERS, less_likely: float = 0.0
+    name: str,
+    config: WorldConfig,
+    settings: tuple[str, ...] = (),
+    num_users: int = NUM_USERS,
+    less_likely: float = 0.0,
+    history_ends_ms: int = HISTORY_ENDS_MS,
 ) -> Population:
-    """`less_likely`: logits that every click is less likely by."""
+    """`less_likely`: logits that every click is less likely by; `history_ends_ms`: before the world begins, when all has closed."""
     sample, whole = _fitted()
     truth = replace(whole, base=whole.base - less_likely).part(np.arange(num_users), np.arange(NUM_ITEMS))
 
     def twin(seed: int, minutes: int) -> World:
         return SimulatedWorld(truth, replace(config, seed=seed, minutes=minutes))
 
-    return Population(name=name, twin=twin, history=_history(sample, truth, config), settings=settings)
+    return Population(name=name, twin=twin, history=_history(sample, truth, config, history_ends_ms), settings=settings)
 
 
 @cache
@@ -146,10 +153,10 @@ def _fitted() -> tuple[Sample, Truth]:
     return sample, truth.part(users, items[:NUM_ITEMS])
 
 
-def _history(sample: Sample, truth: Truth, config: WorldConfig) -> Frames:
+def _history(sample: Sample, truth: Truth, config: WorldConfig, ends_ms: int) -> Frames:
     """The real exposures, before the world begins, of its items then to its users then."""
     world = SimulatedWorld(truth, config)
-    frames = sample.frames(until_ms=truth.start_ms - HISTORY_ENDS_MS, kinds=("click", "like", "dislike"), history=8)
+    frames = sample.frames(until_ms=truth.start_ms - ends_ms, kinds=("click", "like", "dislike"), history=8)
     known = pl.col("item_id").is_in([item.item_id for item in world.catalog()])
     theirs = pl.col("user_id").is_in(world.users())
     return make_frames(frames.interactions.filter(known & theirs), frames.items.filter(known))
