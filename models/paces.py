@@ -21,6 +21,7 @@ REMEMBERED = 0.98
 class Paces(nn.Module):
     """Of each pace what it knows and how sure it is; nothing at first."""
 
+    keep: Tensor
     weight: Tensor
     """Of the features, (P, F)."""
     information: Tensor
@@ -35,6 +36,7 @@ class Paces(nn.Module):
     def __init__(self, rows: int, features: int) -> None:
         super().__init__()
         paces = len(KEEPS)
+        self.register_buffer("keep", torch.tensor(KEEPS), persistent=False)
         self.register_buffer("weight", torch.zeros(paces, features))
         self.register_buffer("information", torch.zeros(paces, features, features))
         self.register_buffer("bias", torch.zeros(rows, paces))
@@ -53,9 +55,8 @@ class Paces(nn.Module):
 
     def fade(self) -> None:
         """Be less sure of everything, each pace at its own rate; what was found stays."""
-        keep_P = torch.tensor(KEEPS, device=self.known.device)
-        self.information *= keep_P[:, None, None]
-        self.known *= keep_P
+        self.information *= self.keep[:, None, None]
+        self.known *= self.keep
         self.right *= REMEMBERED
 
     def shares(self) -> Tensor:

@@ -7,7 +7,7 @@ what one user may weigh in it is bounded before. A world that has really changed
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 CONTRADICTS, RATE = "contradicts_what_was_learned", "rate_out_of_bounds"
 FEW_USERS, FEW_MINUTES = 8, 5
 """Users of a minute, and minutes before it, that are too few to refuse anything."""
-STILL = 0.1
+STILL = 0.3
 """The probability by chance that is enough right after a refused minute: who lied a minute ago must not even lean that way now."""
 FAR = 6.0
 """Standard deviations by which a rate is off beyond all luck."""
@@ -38,6 +38,10 @@ class Told:
     expected_Q: Floats
     earned_Q: Floats
     weight_Q: Floats
+
+    def between(self, other: "Told") -> "Told":
+        """The same minute, with expectations halfway to those of `other`."""
+        return replace(self, expected_Q=(self.expected_Q + other.expected_Q) / 2)
 
     @property
     def contradiction(self) -> float:
@@ -62,6 +66,11 @@ class Gates:
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._rate, self._num_minutes, self._refused_in_row = 0.0, 0, 0
+
+    @property
+    def minutes_in_doubt(self) -> int:
+        """How many minutes up to the present one may not be true: 0 where the one before was believed."""
+        return self._refused_in_row + 1 if self._refused_in_row else 0
 
     def refusal(self, told: Told) -> str | None:
         """Why this minute may not be learned, or None. To be asked once a minute: it counts."""

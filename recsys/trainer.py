@@ -18,6 +18,7 @@ import torch
 from models.device import Device
 from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
 from models.surprise import Surprise
+from recsys.doubt import earlier
 from recsys.features import BatchMaker, Lesson, Shelf, followed
 from recsys.gates import Gates, Told, fair_weights
 from recsys.guard import GuardConfig, update_refused
@@ -30,6 +31,7 @@ PART_SLATES, PART_LOGITS = 256, 6 << 20
 minute needs no more memory than that. Larger arrays (malloc's 32 MB) would be asked of the system anew for every part.
 """
 
+MINUTE_S = 60
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -178,7 +180,7 @@ class Trainer:
         fair = fair_weights([lesson.decision.user_id for lesson in fresh], self.config.user_cap)
         shelf, parts = self._batches_of(chosen, num_rows, fair + [1.0] * len(replayed))
         terms = self._gradient(self.optimizer, shelf, parts)
-        reason = self.gates.refusal(_told(terms.surprise, fresh)) if torch.isfinite(terms.loss) else "loss_not_finite"
+        reason = self._refusal(terms, shelf, parts, fresh) if torch.isfinite(terms.loss) else "loss_not_finite"
         if reason is None:
             reason = self._moved(terms, shelf, parts)
         if reason is not None:
@@ -188,6 +190,19 @@ class Trainer:
             self.model.decoder.correct(terms.surprise.first(len(fresh)), self.config.value_spread)
             self.model.count(*followed(own, self.model.vocabulary), self.config.successors_keep)
         return Updated(terms, reason, sum(weight < 1 for weight in fair))
+
+    def _refusal(self, terms: Terms, shelf: Shelf, parts: Sequence[Batch], fresh: Sequence[Lesson]) -> str | None:
+        """What the gates say; after a refused minute, half of it of users as they were before the minutes in doubt: memory follows a lie."""
+        told, minutes = _told(terms.surprise, fresh), self.gates.minutes_in_doubt
+        if minutes:
+            before = [replace(part, context=earlier(part.context, MINUTE_S * (minutes + 1))) for part in parts]
+            told = told.between(_told(self._terms(shelf, before).surprise, fresh))
+        return self.gates.refusal(told)
+
+    @torch.no_grad()
+    def _terms(self, shelf: Shelf, parts: Sequence[Batch]) -> Terms:
+        slots, scored = Slots.of(parts), self.model.scored(shelf, parts, self.config.objective)
+        return reduce(add, (objective(scored, part, self.config.objective, slots) for part in parts))
 
     def _batches_of(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> tuple[Shelf, list[Batch]]:
         offsets = [lesson.decision.items_offset for lesson in chosen if lesson.own]

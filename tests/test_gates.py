@@ -116,3 +116,15 @@ def test_no_user_weighs_more_than_the_cap(users: list[str], cap: int) -> None:
 def test_bounds_out_of_range_are_named(setting: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=rf"guard\.{next(iter(setting))}"):
         GuardConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_minutes_in_doubt_are_those_refused_and_the_present_one() -> None:
+    """None while all is believed; then one more with each refusal, until a minute is believed again."""
+    gates = used_to(Gates(GuardConfig()))
+    found = []
+    for _ in range(3):
+        found.append(gates.minutes_in_doubt)
+        assert gates.refusal(told(51, flipped=True)) == CONTRADICTS
+    assert [*found, gates.minutes_in_doubt] == [0, 2, 3, 4]
+    assert gates.refusal(told(52)) is None
+    assert gates.minutes_in_doubt == 0
