@@ -192,7 +192,7 @@ class Trainer:
         return Updated(terms, reason, sum(weight < 1 for weight in fair))
 
     def _refusal(self, terms: Terms, shelf: Shelf, parts: Sequence[Batch], fresh: Sequence[Lesson]) -> str | None:
-        """What the gates say; after a refused minute, half of it of users as they were before the minutes in doubt: memory follows a lie."""
+        """What the gates say; after a refused minute, half of it of users as they were before what is in doubt: memory follows a lie."""
         told, minutes = _told(terms.surprise, fresh), self.gates.minutes_in_doubt
         if minutes:
             before = [replace(part, context=earlier(part.context, MINUTE_S * (minutes + 1))) for part in parts]
