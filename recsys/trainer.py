@@ -196,13 +196,15 @@ class Trainer:
         told, minutes = _told(terms.surprise, fresh), self.gates.minutes_in_doubt
         if minutes:
             before = [replace(part, context=earlier(part.context, MINUTE_S * (minutes + 1))) for part in parts]
-            told = told.between(_told(self._terms(shelf, before).surprise, fresh))
+            told = told.between(_told(self._surprise(shelf, before), fresh))
         return self.gates.refusal(told)
 
     @torch.no_grad()
-    def _terms(self, shelf: Shelf, parts: Sequence[Batch]) -> Terms:
-        slots, scored = Slots.of(parts), self.model.scored(shelf, parts, self.config.objective)
-        return reduce(add, (objective(scored, part, self.config.objective, slots) for part in parts))
+    def _surprise(self, shelf: Shelf, parts: Sequence[Batch]) -> Surprise:
+        """Of all parts together; nothing is asked of the policy."""
+        values = replace(self.config.objective, policy_weight=0.0, likelihood_weight=0.0)
+        scored = self.model.scored(shelf, parts, values)
+        return reduce(add, (objective(scored, part, values).surprise for part in parts))
 
     def _batches_of(self, chosen: Sequence[Lesson], num_rows: Sequence[int], weights: Sequence[float]) -> tuple[Shelf, list[Batch]]:
         offsets = [lesson.decision.items_offset for lesson in chosen if lesson.own]

@@ -54,9 +54,10 @@ class Beginning:
             raise ValueError(f"world {population.name} ends before its first turn")
         start_ms = first.event_time_ms // MINUTE_MS * MINUTE_MS
         log, items_log = MemoryLog(1), MemoryLog(1)
+        waits_ms = config.join.open_ms + config.join.disorder_ms + config.join.bucket_ms
         if population.history is not None:
             write_history(population.history, catalogue, log, items_log)
-            if config.join.open_ms + config.join.disorder_ms + config.join.bucket_ms > CLOSING_MINUTES * MINUTE_MS:
+            if waits_ms > CLOSING_MINUTES * MINUTE_MS:
                 _tell_time(start_ms, log, items_log)  # whoever waits longer than the history's own ticks go on
         else:
             _write_catalogue(catalogue, start_ms, log, items_log)
@@ -75,7 +76,7 @@ class Beginning:
         learner.catch_up()
         learner.close()
         if publisher.current(directory / config.join.variant) is None:
-            waits_s = (config.join.open_ms + config.join.disorder_ms + config.join.bucket_ms) // 1000
+            waits_s = waits_ms // 1000
             raise ValueError(f"world {population.name}: its history must end {waits_s} s (W + L + D + M) before its first turn, or sooner")
         return beginning
 
