@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from models.affinity import Affinity
 from models.content import FloatArray
 from models.embeddings import ItemTable, capacity_for, grow_rows, wipe_rows
+from models.encounters import met
 from models.paces import Paces
 from models.silence import ROW_SCALE, Silence
 from models.surprise import Surprise
@@ -178,7 +179,8 @@ class Decoder(nn.Module):
         self.code_value = nn.ParameterList(torch.zeros(count) for count in codes)
         self.value_level = ValueLevel(width, num_kinds)
         self.affinity = Affinity(content_RC.shape[1], against)
-        self.paces = Paces(rows, self.affinity.weight.numel())
+        self.value_met = nn.Parameter(torch.zeros(num_kinds), requires_grad=False)  # as is that of models/affinity.py, by models/paces.py
+        self.paces = Paces(rows, self.affinity.weight.numel() + num_kinds)
         self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()
 
@@ -333,15 +335,17 @@ class Decoder(nn.Module):
             state_QD = state_QD + self.deeper[level - 1](F.relu(told_QD).square())
         return F.normalize(state_QD, dim=-1) * self.log_scale[level].exp().clamp(max=LOGIT_SCALE_MAX)
 
-    def record(self, context: Context, num_items: int) -> Record:
-        """What the memories say in numbers, as far as they speak of the first `num_items` rows, (B, K) and (B, Z)."""
+    def record(self, context: Context, num_items: int, at_Q: IntArray, item_Q: IntArray) -> Record:
+        """What the memories of requests `at_Q` say of items in numbers, as far as they speak of the first `num_items` rows."""
         item_BL = np.where(context.item_BL <= num_items, context.item_BL, 0)
         content_BLT = F.embedding(torch.as_tensor(item_BL), self.content_RC[:, : self.affinity.told])
-        return Record(counted(context.kind_BL, self.num_kinds), self.affinity.standing(item_BL, context.kind_BL, content_BLT))
+        standing_BZ, of_Q = self.affinity.standing(item_BL, context.kind_BL, content_BLT), torch.as_tensor(at_Q)
+        met_QK = met(item_BL, context.kind_BL, at_Q, item_Q, self.num_kinds)
+        return Record(counted(context.kind_BL, self.num_kinds)[of_Q], standing_BZ[of_Q], met_QK)
 
     def value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, item_Q: Tensor) -> Tensor:
         """q(context, slot, item) as a logit, (Q,)."""
-        suits_Q = self.affinity(record.standing_QZ, self.content_RC[item_Q])
+        suits_Q = self.affinity(record.standing_QZ, self.content_RC[item_Q]) + record.met_QK @ self.value_met
         return self._value_of(state_QD, record, vectors.leaves(item_Q)) + suits_Q + self.value_bias[item_Q]
 
     def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, code_Q: Tensor, level: int) -> Tensor:
@@ -358,11 +362,14 @@ class Decoder(nn.Module):
     def correct(self, surprise: Surprise, spread: float) -> None:
         """Move what is expected by what was wrong about the slots shown; `spread`: standard deviation, in logits, by which items differ."""
         item_Q, content_QC = surprise.item_Q, self.content_RC[surprise.item_Q]
-        rest_Q = surprise.logit_Q - self.affinity(surprise.standing_QZ, content_QC) - self.value_bias[item_Q]
-        pair_QF = self.affinity.pairs(surprise.standing_QZ, content_QC)
-        self.paces.correct(item_Q, pair_QF, rest_Q, surprise.earned_Q, surprise.weight_Q, spread)
+        known_Q = self.affinity(surprise.standing_QZ, content_QC) + surprise.met_QK @ self.value_met
+        rest_Q = surprise.logit_Q - known_Q - self.value_bias[item_Q]
+        x_QF = torch.cat([self.affinity.pairs(surprise.standing_QZ, content_QC), surprise.met_QK], 1)
+        self.paces.correct(item_Q, x_QF, rest_Q, surprise.earned_Q, surprise.weight_Q, spread)
         share_P = self.paces.shares()
-        self.affinity.weight.copy_((share_P @ self.paces.weight).view_as(self.affinity.weight))
+        suits_F, met_K = torch.split(share_P @ self.paces.weight, [self.affinity.weight.numel(), self.num_kinds])
+        self.affinity.weight.copy_(suits_F.view_as(self.affinity.weight))
+        self.value_met.copy_(met_K)
         self.value_bias.copy_(self.paces.bias @ share_P)
         self.value_information.copy_(self.paces.known @ share_P)
 

@@ -99,6 +99,7 @@ class FrozenDecoder:
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
         self.told_value = (_array(decoder.value.weight).T.copy(), _array(decoder.value.bias))
         self.affinity_ZS, self._against = _array(decoder.affinity.weight), decoder.affinity.against
+        self.value_met = _array(decoder.value_met)
         self.code_value = [_array(bias) for bias in decoder.code_value]
         self.hint_logits, self.match_logits = _array(decoder.hint_logits()), _array(decoder.match_logits())
         silence = decoder.silence

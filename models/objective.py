@@ -124,7 +124,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
     loss = config.value_weight * (value + sum(under))
     columns = value_Q.detach(), reward_Q.clamp(0, 1), weight_Q
-    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(batch.slate_BS[at_B, at_S]), record.standing_QZ, *columns)
+    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(batch.slate_BS[at_B, at_S]), record.standing_QZ, record.met_QK, *columns)
     asked_BS = asked_slots(batch, config)
     if not asked_BS.any():
         return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)
@@ -154,7 +154,7 @@ def asked_slots(batch: Batch, config: ObjectiveConfig) -> BoolArray:
 
 def shown_record(scored: Scored, batch: Batch) -> Record:
     """What the memory behind each shown slot says in numbers."""
-    return scored.record(batch.context).at(batch.shown_BS.nonzero()[0])
+    return scored.record(batch.context, batch.shown_BS.nonzero()[0], batch.slate_BS[batch.shown_BS])
 
 
 def shown_values(scored: Scored, batch: Batch, state_BSD: Tensor, record: Record) -> list[Tensor]:

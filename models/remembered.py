@@ -10,6 +10,7 @@ Shapes: B requests, L history, A sources and M successors of each, J = L + A M h
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from models.content import FloatArray
 from models.decoder import AGES, Context
+from models.encounters import row_shares
 from models.successors import Successors, newest_acts
 from models.trie import IntArray, Trie
 
@@ -85,6 +87,13 @@ class Remembered:
             np.concatenate([unfollowed_BL, unfollowed_BA.repeat(most, 1)], 1),
             unfollowed_BA[:, 0],
         )
+
+    @cached_property
+    def met_rows(self) -> FloatArray:
+        """What each hint's row counts for in what is said of its own item (`row_shares`), (B, J); 0 for what followed one."""
+        share_BJ = np.zeros(self.kind_BJ.shape, np.float32)
+        share_BJ[:, : self.item_BL.shape[1]] = row_shares(self.item_BL, self.kind_BL)
+        return share_BJ
 
     @property
     def unfollowed_rows(self) -> FloatArray:

@@ -81,9 +81,9 @@ class Scored:
         levels = range(self.trie.levels - 1)
         return [torch.as_tensor(self.trie.codes[level][self.trie.child_over(leaf_Q, level)].astype(np.int64)) for level in levels]
 
-    def record(self, context: Context) -> Record:
-        """What the memory of requests says in numbers, one row each."""
-        return self.decoder.record(context, self.trie.num_items)
+    def record(self, context: Context, at_Q: IntArray, item_Q: IntArray) -> Record:
+        """What the memories of requests `at_Q` say of items in numbers."""
+        return self.decoder.record(context, self.trie.num_items, at_Q, item_Q)
 
     def remembered(self, context: Context) -> Remembered:
         """What the memory of requests adds; see models/remembered.py."""
@@ -237,8 +237,12 @@ class Scored:
         at_H = torch.as_tensor(what_H), level, torch.as_tensor(kind_H), torch.as_tensor(age_H)
         weight_H = self.decoder.hint_logits()[at_H] + self.decoder.silence.hint_logits()[at_H] * torch.as_tensor(unfollowed_H)
         place = (torch.as_tensor(hits.walk_H), torch.as_tensor(hits.child_H))
+        weight_H = weight_H * torch.as_tensor(strength_H)
+        if level + 1 == self.trie.levels:
+            met_H = self.decoder.value_met[at_H[2]] * torch.as_tensor(asked.remembered.met_rows[hits.request_H, hits.hint_H])
+            weight_H = weight_H + torch.as_tensor(asked.rule.value_B)[place[0]] * met_H
         empty_QC = torch.zeros(len(node_Q), children.bound_QX.shape[1] - 1)
-        return empty_QC.index_put(place, weight_H * torch.as_tensor(strength_H), accumulate=True)
+        return empty_QC.index_put(place, weight_H, accumulate=True)
 
     def wishes(self, remembered: Remembered, level: int, content_BLC: Tensor) -> Tensor:
         """The content that each request's memory asks for, (B, content): that of its rows, each times its weight."""

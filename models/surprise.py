@@ -1,6 +1,6 @@
 """What was expected of shown slots, and what came. Knows nothing of how either came about.
 
-Shapes: Q shown slots, Z numbers of a user.
+Shapes: Q shown slots, Z numbers of a user, K row kinds.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ class Surprise:
     item_Q: Tensor
     standing_QZ: Tensor
     """See `Affinity.standing`."""
+    met_QK: Tensor
+    """See models/encounters.py."""
     logit_Q: Tensor
     """What was expected, as a logit."""
     earned_Q: Tensor
@@ -42,4 +44,4 @@ class Surprise:
         return Surprise(slates, self.slate_Q[kept_Q], *(column[torch.as_tensor(kept_Q)] for column in self._columns()))
 
     def _columns(self) -> tuple[Tensor, ...]:
-        return self.item_Q, self.standing_QZ, self.logit_Q, self.earned_Q, self.weight_Q
+        return self.item_Q, self.standing_QZ, self.met_QK, self.logit_Q, self.earned_Q, self.weight_Q

@@ -27,16 +27,14 @@ def counted(kind_BL: IntArray, num_kinds: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Record:
-    """What a memory says in numbers: what the value head reads beside the state."""
+    """What memories say of shown slots in numbers: what the value head reads beside the state."""
 
     counts_QK: Tensor
     """See `counted`."""
     standing_QZ: Tensor
     """See `Affinity.standing`."""
-
-    def at(self, at_Q: IntArray) -> "Record":
-        """Of some of the requests, in any number."""
-        return Record(self.counts_QK[torch.as_tensor(at_Q)], self.standing_QZ[torch.as_tensor(at_Q)])
+    met_QK: Tensor
+    """See models/encounters.py."""
 
 
 class ValueLevel(nn.Module):

@@ -94,6 +94,8 @@ class Told:
     """By level, the content that each request asks for by its likeness to what is remembered."""
     suited_BS: FloatArray
     """Of leaves, the leading content that the value head asks for, times the rule's weight of it."""
+    met_BJ: FloatArray
+    """Of leaves, what the value head makes of a row for its own item, times the rule's weight of it; 0 for what followed one."""
     scale_KB: FloatArray
     """By level, what the state's part of the logits is multiplied by."""
     root_BC: FloatArray
@@ -113,7 +115,7 @@ class Walker:
         self._suited_FS = decoder.leaves.content_FC[:, : decoder.affinity_ZS.shape[1]]
         self._loudness_F = (1 + decoder.loud * successors.unmet(trie.item_of_leaf)).astype(np.float32)
         hints, likeness = (decoder.hint_logits, decoder.silent_hint_logits), (decoder.match_logits, decoder.silent_match_logits)
-        self._tells = any(weights.any() for weights in (*hints, *likeness, decoder.soft_K1, decoder.affinity_ZS))
+        self._tells = any(weights.any() for weights in (*hints, *likeness, decoder.soft_K1, decoder.affinity_ZS, decoder.value_met))
 
     def asked(self, legal: Legal, rule: Rule, context: Context) -> Wanted:
         """One walk a request."""
@@ -131,7 +133,8 @@ class Walker:
         wish_KBC = list((weight_KBL[:, :, None] @ content_BLC)[:, :, 0])
         root, walks = self.trie.children(np.zeros(1, np.int64), 0), np.arange(len(context.item_BL))
         root_BC = np.zeros((len(walks), int(root.end_Q[0] - root.start_Q[0])), np.float32)
-        told = Told(remembered, wish_KBC, suited_BS, np.exp(decoder.soft_K1 * remembered.unfollowed_B), root_BC)
+        met_BJ = rule.value_B[:, None] * decoder.value_met[remembered.kind_BJ] * remembered.met_rows
+        told = Told(remembered, wish_KBC, suited_BS, met_BJ, np.exp(decoder.soft_K1 * remembered.unfollowed_B), root_BC)
         self._tell(told.root_BC, told, 0, walks, np.zeros(len(walks), np.int64), root)
         return told
 
@@ -168,7 +171,10 @@ class Walker:
         (what_H, kind_H, age_H), strength_H, unfollowed_H = told.remembered.numbers(hits)
         weight_H = self.decoder.hint_logits[what_H, level, kind_H, age_H]
         weight_H += self.decoder.silent_hint_logits[what_H, level, kind_H, age_H] * unfollowed_H
-        np.add.at(logits_QC, (hits.walk_H, hits.child_H), weight_H * strength_H)
+        weight_H *= strength_H
+        if level + 1 == self.trie.levels:
+            weight_H += told.met_BJ[hits.request_H, hits.hint_H]
+        np.add.at(logits_QC, (hits.walk_H, hits.child_H), weight_H)
 
 
 def weights(logits_QC: npt.NDArray[Real], count_QC: CountArray) -> npt.NDArray[Real]:

@@ -341,7 +341,7 @@ def test_what_is_expected_moves_the_odds_of_each_item_and_no_choice_moves_what_i
     item_BS, at_Q = np.zeros((1, 1), np.int64), np.zeros(len(rows), np.int64)
     plain = scores(model, request, item_BS, at_Q, at_Q, rows).detach().numpy()
     state_BSD = decoder.states(model.scored.vectors, request.context, torch.from_numpy(item_BS))
-    state_QD, record = state_BSD[:, 0].expand(len(rows), -1), model.scored.record(request.context).at(at_Q)
+    state_QD, record = state_BSD[:, 0].expand(len(rows), -1), model.scored.record(request.context, at_Q, rows)
     value = decoder.value_logits(model.scored.vectors, state_QD, record, torch.from_numpy(rows)).detach().numpy()
     weight = np.exp(plain + 2 * value)
     ruled = replace(request, rule=replace(request.rule, value_B=np.full(1, 2, np.float32)))

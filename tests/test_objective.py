@@ -193,7 +193,7 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
                 logprob = scored.beam_logprobs(state_BSD[[at], 0], asked, batch.slate_BS[[at]])[:, slot]
             else:
                 logprob = scored.logprobs(state_QD, asked.without(model.trie.leaf_of_item[before]), item)
-            record = scored.record(batch.context).at(np.array([at]))
+            record = scored.record(batch.context, np.array([at]), item)
             q = float(scored.decoder.value_logits(scored.vectors, state_QD, record, torch.from_numpy(item)).sigmoid())
             reward = float(batch.reward_BS[at, slot])
             value.append(-weight * np.log(q if reward else 1 - q))
@@ -312,7 +312,9 @@ def test_what_was_wrong_about_an_item_moves_it_and_no_other_until_it_is_evicted(
     decoder = random_model(3, levels=1, num_items=4).decoder
     decoder.value_bias.data.zero_()
     nobody_QZ = torch.zeros(2, len(decoder.affinity.weight))  # so that all is the item's own
-    decoder.correct(Surprise(1, np.zeros(2, np.int64), torch.tensor([1, 1]), nobody_QZ, torch.zeros(2), torch.ones(2), torch.ones(2)), 0.5)
+    unmet_QK = torch.zeros(2, decoder.num_kinds)
+    seen = Surprise(1, np.zeros(2, np.int64), torch.tensor([1, 1]), nobody_QZ, unmet_QK, torch.zeros(2), torch.ones(2), torch.ones(2))
+    decoder.correct(seen, 0.5)
     assert float(decoder.value_bias[1]) == pytest.approx(1.0 / (4 + 0.5))
     assert float(decoder.value_information[1]) == pytest.approx(0.5)
     assert not decoder.value_bias[[0, 2, 3, 4]].any()
@@ -325,11 +327,13 @@ def test_what_was_wrong_about_an_item_moves_it_and_no_other_until_it_is_evicted(
 def test_what_is_expected_beside_counts_as_expected() -> None:
     """Whoever was told what came to be told has nothing to learn, whichever part of the value head knew it."""
     decoder = random_model(3, levels=1, num_items=4).decoder
-    before, weight_ZS = decoder.value_bias.clone(), decoder.affinity.weight.clone()
-    standing_QZ = torch.randn(2, len(decoder.affinity.weight))
+    before, weight_ZS, met_K = decoder.value_bias.clone(), decoder.affinity.weight.clone(), decoder.value_met.clone()
+    standing_QZ, met_QK = torch.randn(2, len(decoder.affinity.weight)), torch.rand(2, decoder.num_kinds)
     logit_Q = torch.tensor([1.5, -0.5])
     decoder.paces.bias[:] = before[:, None]
-    decoder.paces.weight[:] = weight_ZS.flatten()
-    decoder.correct(Surprise(1, np.zeros(2, np.int64), torch.tensor([1, 2]), standing_QZ, logit_Q, logit_Q.sigmoid(), torch.ones(2)), 0.5)
+    decoder.paces.weight[:] = torch.cat([weight_ZS.flatten(), met_K])
+    seen = Surprise(1, np.zeros(2, np.int64), torch.tensor([1, 2]), standing_QZ, met_QK, logit_Q, logit_Q.sigmoid(), torch.ones(2))
+    decoder.correct(seen, 0.5)
     assert torch.allclose(decoder.value_bias, before, atol=1e-5)
     assert torch.allclose(decoder.affinity.weight, weight_ZS, atol=1e-5)
+    assert torch.allclose(decoder.value_met, met_K, atol=1e-5)
