@@ -54,8 +54,12 @@ def test_a_second_try_counts_what_is_repeated() -> None:
     before[0] = np.nan
     repeated = np.where(before > 0, 0.8, 0.2)
     repeated[0] = np.nan
-    found = findings.second_try({"memory_only": {0: record({"before": before, "repeated": repeated})}})
-    assert found == {"memory_only": {"after_nothing": pytest.approx(0.2), "after_a_reward": pytest.approx(0.8)}}
+    alone, whole = record({"before": before, "repeated": repeated}), record({}, second_tries=[(0.5, 0.2), (0.7, 0.0)])
+    assert findings.second_try({"memory_only": {0: alone}, "online": {0: whole}}) == {
+        "memory_only": {"after_nothing": pytest.approx(0.2), "after_a_reward": pytest.approx(0.8)},
+        "online": {"had_he_passed_all_by": pytest.approx(0.6), "had_he_disliked_all": pytest.approx(0.1)},
+    }
+    assert findings.second_try({"online": {0: record({})}}) is None
 
 
 def test_staleness_is_regret_by_minutes() -> None:

@@ -29,20 +29,26 @@ def adaptation(crowd: Records, fresh: Records) -> dict[str, Any] | None:
 
 
 def second_try(records: Records) -> dict[str, Any] | None:
-    """How much of a slate the same user's next one repeats, after he took something of it and after nothing, weights frozen.
+    """How much of a slate the same user's next one repeats, weights frozen, by variant.
 
-    `offline` doesn't know what he did: what it repeats is repeated by chance.
+    In the run, after he took something of it and after nothing, of those whose weights stand still (`offline` doesn't know what he
+    did: what it repeats is repeated by chance); and as the weights were last looked at, had he passed all of it by or disliked all of
+    it (`understanding.second_tries`).
     """
-    found = {}
-    for name in ("memory_only", "offline"):
+    found: dict[str, dict[str, float | None]] = {}
+    for name in HALF_OF:
         runs = list(records.get(name, {}).values())
-        if runs:
+        if runs and name in ("memory_only", "offline"):
             repeated, before = (np.concatenate([run[column] for run in runs]) for column in ("repeated", "before"))
             known = np.isfinite(repeated)
             found[name] = {
                 "after_nothing": _mean(repeated[known & (before <= 0)]),
                 "after_a_reward": _mean(repeated[known & (before > 0)]),
             }
+        tries = [pair for run in runs for pair in run.figures.get("second_tries", [])]
+        if tries:
+            ignored, disliked = np.array(tries).T
+            found[name] = found.get(name, {}) | {"had_he_passed_all_by": _mean(ignored), "had_he_disliked_all": _mean(disliked)}
     return found or None
 
 

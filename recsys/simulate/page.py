@@ -41,7 +41,10 @@ FINDINGS: Mapping[str, tuple[str, str]] = {
         "Share of the oracle by the turns a newcomer had before; how soon new items are shown.",
     ),
     "understanding": ("Understanding", "NDCG of the whole catalogue ranked for users, by the turns they had had."),
-    "second_try": ("Second try", "Share of a slate that the same user’s next one repeats, weights frozen."),
+    "second_try": (
+        "Second try",
+        "Share of a slate that the same user’s next one repeats, weights frozen; in the run, and had he wanted none of it.",
+    ),
     "staleness": ("Staleness", "Regret per shown slot by how many minutes each version answers."),
     "credit": ("Credit", "Weights from a log, and from the same log with others’ decisions, forged and orphan feedback in it."),
     "hostile": (

@@ -17,7 +17,7 @@ from recsys.loop import MINUTE_MS
 from recsys.policy import GenerativePolicy, Policy
 from recsys.simulate.diary import Diary, Record
 from recsys.simulate.stage import Stage
-from recsys.simulate.understanding import understood
+from recsys.simulate.understanding import second_tries, understood
 from recsys.simulate.variants import Variant
 from recsys.tokens import TokenMint
 from recsys.worlds import KnownWorld, Turn
@@ -148,10 +148,11 @@ class Run:
             self._policy = policy
 
     def _look(self) -> None:
-        """Ask the policy, in passing, how well it understands its users."""
+        """Ask the policy, in passing, how well it understands its users, and what it would try next."""
         if self._known is not None and isinstance(self._policy, GenerativePolicy):
             found = understood(self._known, self.engine, self._policy, self._diary.turns())
             self._diary.figures.setdefault("understanding", []).extend((one.turns, one.ndcg) for one in found)
+            self._diary.figures["second_tries"] = second_tries(self.engine, self._policy, self._diary.turns())
 
     def _note(self, turn: Turn, response: RecommendResponse, events: Sequence[Event]) -> None:
         """Write down one decision and what the world answered to it; feedback counts as the reward rule and the window say."""

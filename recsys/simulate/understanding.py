@@ -1,4 +1,5 @@
-"""How well a policy understands users it has talked with: the whole catalogue ranked for each, against what is true of him.
+"""How well a policy understands users it has talked with: the whole catalogue ranked for each, against what is true of him; and what
+it would answer to one who wants nothing of its slate.
 
 Knows nothing of how policies learn.
 """
@@ -8,11 +9,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from recsys.catalogue import item_key
 from recsys.click_model import Floats
 from recsys.engine import Engine
 from recsys.features import Wish
+from recsys.memory import SHOWN, View
 from recsys.policy import Asked, GenerativePolicy
 from recsys.worlds import KnownWorld
+from streaming.events import Feedback
 
 USERS = 100
 RANKED = 100
@@ -33,14 +37,42 @@ def understood(world: KnownWorld, engine: Engine, policy: GenerativePolicy, turn
     NDCG over the first 100 places; the gain of an item is the true probability of a click in the first slot.
     """
     user_ids = sorted(turns)[:USERS]
+    ranked = _ranked(engine, policy, user_ids, [engine.memory.view(user_id) for user_id in user_ids], RANKED)
+    return [
+        Understood(turns[user_id], _ndcg(world, user_id, item_ids, engine.catalogue.item_ids))
+        for user_id, item_ids in zip(user_ids, ranked, strict=True)
+    ]
+
+
+def second_tries(engine: Engine, policy: GenerativePolicy, turns: Mapping[str, int]) -> list[tuple[float, float]]:
+    """Of the first users in `turns`: which share of the slate that each would get now he would be given again, by the same weights, had
+    he passed all of it by, and had he disliked all of it. What does not listen repeats 1.
+    """
+    user_ids, size = sorted(turns)[:USERS], engine.config.default_slate_size
+    views = [engine.memory.view(user_id) for user_id in user_ids]
+    first = _ranked(engine, policy, user_ids, views, size)
+    dislike = engine.memory.config.kind_of(Feedback(kind="dislike"))
+    repeated = []
+    for kinds in ([SHOWN], [SHOWN, dislike]):
+        later = [_after(view, item_ids, kinds, engine.memory.config.rows) for view, item_ids in zip(views, first, strict=True)]
+        again = _ranked(engine, policy, user_ids, later, size)
+        repeated.append([len(set(old) & set(new)) / max(len(old), 1) for old, new in zip(first, again, strict=True)])
+    return list(zip(*repeated, strict=True))
+
+
+def _after(view: View, item_ids: Sequence[str], kinds: Sequence[int], most: int) -> View:
+    """A user's rows after one more of each kind for each item, all at once."""
+    new = View(np.repeat([item_key(item_id) for item_id in item_ids], len(kinds)), np.tile(kinds, len(item_ids)), np.zeros(1, np.int64))
+    new = replace(new, gap_L=np.zeros_like(new.key_L))
+    return View(*(np.concatenate([getattr(one, name) for one in (view, new)])[-most:] for name in ("key_L", "kind_L", "gap_L")))
+
+
+def _ranked(engine: Engine, policy: GenerativePolicy, user_ids: Sequence[str], views: Sequence[View], number: int) -> list[list[str]]:
+    """The first items for users with these memories, without luck and without exploring."""
     sharp = policy.with_drawing(replace(policy.drawing, way="beam", temperature=0.01, floor=0.0, novelty_bonus=0.0))
     wish = Wish((), (), {}, False, engine.catalogue.next_offset)
-    asked = [Asked(user_id, engine.memory.view(user_id), {}, RANKED, wish, seed) for seed, user_id in enumerate(user_ids)]
-    choices = sharp.decide(asked, engine.catalogue)
-    return [
-        Understood(turns[user_id], _ndcg(world, user_id, choice.item_ids, engine.catalogue.item_ids))
-        for user_id, choice in zip(user_ids, choices, strict=True)
-    ]
+    asked = [Asked(user_id, view, {}, number, wish, seed) for seed, (user_id, view) in enumerate(zip(user_ids, views, strict=True))]
+    return [choice.item_ids for choice in sharp.decide(asked, engine.catalogue)]
 
 
 def _ndcg(world: KnownWorld, user_id: str, ranked: Sequence[str], item_ids: Sequence[str]) -> float:
