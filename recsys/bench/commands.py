@@ -177,7 +177,7 @@ def learners(
     learners: Annotated[str, typer.Option(help=f"Of {', '.join(LEARNERS)}.")] = ",".join(LEARNERS),
     staleness: Annotated[str, typer.Option(help="World minutes that a version answers.")] = "1,10",
     minutes: Annotated[int, typer.Option(min=1, help="World minutes of a run.")] = 60,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from --seed on; the first one is tuned on.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from --seed on; as many others are tuned on.")] = 3,
     seed: Seed = 0,
     preset: Preset = "small",
     settings: Settings = None,

@@ -22,7 +22,8 @@ def credit(beginning: Beginning, directory: Path) -> dict[str, Any]:
     """Play `online`, then let two learners read its log: as it is, and enriched. Digests of the weights of all three."""
     stage = Stage(beginning, "online", beginning.config, directory / "played")
     figures = Run(stage, Learning(stage)).play().figures
-    enriched = enriched_log(stage.log, beginning.log.end_offsets()[0])
+    history = beginning.log.end_offsets()[0]
+    enriched = enriched_log(stage.log, history)
     digests = {
         "played": str(figures["weights_digest"]),
         "read_again": _learned(stage, stage.log, directory / "again"),
@@ -31,6 +32,7 @@ def credit(beginning: Beginning, directory: Path) -> dict[str, Any]:
     return {
         "records": stage.log.end_offsets()[0],
         "records_enriched": enriched.end_offsets()[0],
+        "records_of_history": history,
         "weights_identical": len(set(digests.values())) == 1,
         "digests": digests,
     }
