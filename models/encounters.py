@@ -13,8 +13,8 @@ from torch import Tensor
 from models.content import FloatArray
 from models.trie import IntArray
 
-LOUDNESS = 5.0
-"""As in models/affinity.py: what is learned of it has the same prior."""
+LOUDNESS = 2.0
+"""What is learned of this has the prior of what is learned of contents: the louder, the sooner is it believed, and so is a lie."""
 FEW = 1.0
 """Rows of no kind that stand beside those of an item: one row says less of it than five of the same kind."""
 
