@@ -36,4 +36,4 @@ def met(item_BL: IntArray, kind_BL: IntArray, at_Q: IntArray, item_Q: IntArray, 
     hit_B = at_Q[hit_Q]
     met_QK = np.zeros((len(at_Q), num_kinds), np.float32)
     np.add.at(met_QK, (hit_Q, kind_BL[hit_B, hit_L]), share_BL[hit_B, hit_L])
-    return torch.from_numpy(met_QK)
+    return torch.as_tensor(met_QK)
