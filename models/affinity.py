@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.content import FloatArray
+from models.encounters import own_items
 from models.successors import ACT
 from models.trie import IntArray
 
@@ -32,7 +33,7 @@ def row_weights(item_BL: IntArray, kind_BL: IntArray, against: Sequence[int]) ->
     `against` are the row kinds that speak against an item: whoever clicked and then disliked did not take it.
     """
     is_row_BL = (kind_BL > 0) & (item_BL > 0)
-    key_BL = item_BL + np.arange(len(item_BL))[:, None] * (item_BL.max(initial=0) + 1)  # each user's items by themselves
+    key_BL = own_items(item_BL)
     took_BL = is_row_BL & (kind_BL >= ACT) & ~np.isin(key_BL, key_BL[is_row_BL & np.isin(kind_BL, against)])
     left_BL = is_row_BL & ~np.isin(key_BL, key_BL[took_BL])
     rows_B2L = np.stack([took_BL, left_BL], 1)

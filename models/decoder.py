@@ -345,7 +345,7 @@ class Decoder(nn.Module):
 
     def value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, item_Q: Tensor) -> Tensor:
         """q(context, slot, item) as a logit, (Q,)."""
-        suits_Q = self.affinity(record.standing_QZ, self.content_RC[item_Q]) + record.met_QK @ self.value_met
+        suits_Q = self._suited(record, self.content_RC[item_Q])
         return self._value_of(state_QD, record, vectors.leaves(item_Q)) + suits_Q + self.value_bias[item_Q]
 
     def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, code_Q: Tensor, level: int) -> Tensor:
@@ -358,12 +358,16 @@ class Decoder(nn.Module):
         fit_Q: Tensor = (self.value(state_QD) * vector_QD).sum(-1)
         return fit_Q + self.value_level(state_QD, record.counts_QK)
 
+    def _suited(self, told: Record | Surprise, content_QC: Tensor) -> Tensor:
+        """What memories make of contents and of the very items, logits, (Q,)."""
+        suits_Q: Tensor = self.affinity(told.standing_QZ, content_QC) + told.met_QK @ self.value_met
+        return suits_Q
+
     @torch.no_grad()
     def correct(self, surprise: Surprise, spread: float) -> None:
         """Move what is expected by what was wrong about the slots shown; `spread`: standard deviation, in logits, by which items differ."""
         item_Q, content_QC = surprise.item_Q, self.content_RC[surprise.item_Q]
-        known_Q = self.affinity(surprise.standing_QZ, content_QC) + surprise.met_QK @ self.value_met
-        rest_Q = surprise.logit_Q - known_Q - self.value_bias[item_Q]
+        rest_Q = surprise.logit_Q - self._suited(surprise, content_QC) - self.value_bias[item_Q]
         x_QF = torch.cat([self.affinity.pairs(surprise.standing_QZ, content_QC), surprise.met_QK], 1)
         self.paces.correct(item_Q, x_QF, rest_Q, surprise.earned_Q, surprise.weight_Q, spread)
         share_P = self.paces.shares()

@@ -19,11 +19,16 @@ FEW = 1.0
 """Rows of no kind that stand beside those of an item: one row says less of it than five of the same kind."""
 
 
+def own_items(item_BL: IntArray) -> IntArray:
+    """A number for each user's item: the same item of two users has two, (B, L)."""
+    number_BL: IntArray = item_BL + np.arange(len(item_BL))[:, None] * (item_BL.max(initial=0) + 1)
+    return number_BL
+
+
 def row_shares(item_BL: IntArray, kind_BL: IntArray) -> FloatArray:
     """What each row of a memory counts for in what is said of its own item, (B, L): loudness / (n + few) of the n rows of that item."""
     is_row_BL = (kind_BL > 0) & (item_BL > 0)
-    key_BL = item_BL + np.arange(len(item_BL))[:, None] * (item_BL.max(initial=0) + 1)  # each user's items by themselves
-    _, group_N, count_G = np.unique(key_BL[is_row_BL], return_inverse=True, return_counts=True)
+    _, group_N, count_G = np.unique(own_items(item_BL)[is_row_BL], return_inverse=True, return_counts=True)
     share_BL = np.zeros(item_BL.shape, np.float32)
     share_BL[is_row_BL] = LOUDNESS / (count_G[group_N] + FEW)
     return share_BL

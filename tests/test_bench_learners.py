@@ -19,9 +19,8 @@ def test_the_command_prints_the_contract_and_goes_on_where_it_was(tmp_path: Path
     first, again = (json.loads(CliRunner().invoke(app, arguments).stdout) for _ in range(2))
     assert [set(row) for row in first["rows"]] == 2 * [{"learner", "world", "staleness_minutes", "seed", "reward"}]
     assert first["rows"] == again["rows"]
-    assert len(list((tmp_path / "runs").glob("*.npz"))) == 2 * (
-        3 + 1
-    )  # each rule with each step size, and the best on the seed that counts
+    # each rule with each step size, and the best on the seed that counts
+    assert len(list((tmp_path / "runs").glob("*.npz"))) == 2 * (3 + 1)
     assert set(first["step_sizes"]) == {"topr", "sft"}
 
 

@@ -45,9 +45,8 @@ def second_try(records: Records) -> dict[str, Any] | None:
                 "after_nothing": _mean(repeated[known & (before <= 0)]),
                 "after_a_reward": _mean(repeated[known & (before > 0)]),
             }
-        listens = name in ("online", "memory_only")
-        tries = [pair for run in runs for pair in run.figures.get("second_tries", []) if listens]
-        if tries:
+        tries = [pair for run in runs for pair in run.figures.get("second_tries", [])]
+        if tries and name in ("online", "memory_only"):
             ignored, disliked = np.array(tries).T
             found[name] = found.get(name, {}) | {"had_he_passed_all_by": _mean(ignored), "had_he_disliked_all": _mean(disliked)}
     return found or None

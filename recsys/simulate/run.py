@@ -68,7 +68,7 @@ class Run:
         clock, beginning = self._stage.clock, self._stage.beginning
         self._learn()
         turn = self._world.next_turn()
-        asked_ms = {beginning.start_ms + minute * MINUTE_MS for minute in LOOKS}
+        looks_ms = [beginning.start_ms + minute * MINUTE_MS for minute in LOOKS if minute <= beginning.minutes]
         step_ms, end_ms = self._step_ms, beginning.start_ms + beginning.minutes * MINUTE_MS
         for now_ms in range(beginning.start_ms + step_ms, end_ms + 1, step_ms):
             while turn is not None and turn.event_time_ms < now_ms:
@@ -80,8 +80,8 @@ class Run:
             self._deliver(now_ms)
             self.engine.tick()
             self._learn()
-            if now_ms in asked_ms:
-                self._look()
+            if now_ms in looks_ms:
+                self._look(last=now_ms == looks_ms[-1])
         figures = self._diary.figures
         figures |= self._variant.figures()
         figures["behavior_digest"] = beginning.seeds.behavior_digest
@@ -147,12 +147,13 @@ class Run:
             self.engine.serve(self._stage.variant, policy)
             self._policy = policy
 
-    def _look(self) -> None:
-        """Ask the policy, in passing, how well it understands its users, and what it would try next."""
+    def _look(self, *, last: bool) -> None:
+        """Ask the policy, in passing, how well it understands its users, and at last what it would try next."""
         if self._known is not None and isinstance(self._policy, GenerativePolicy):
             found = understood(self._known, self.engine, self._policy, self._diary.turns())
             self._diary.figures.setdefault("understanding", []).extend((one.turns, one.ndcg) for one in found)
-            self._diary.figures["second_tries"] = second_tries(self.engine, self._policy, self._diary.turns())
+            if last:
+                self._diary.figures["second_tries"] = second_tries(self.engine, self._policy, self._diary.turns())
 
     def _note(self, turn: Turn, response: RecommendResponse, events: Sequence[Event]) -> None:
         """Write down one decision and what the world answered to it; feedback counts as the reward rule and the window say."""

@@ -62,9 +62,9 @@ def second_tries(engine: Engine, policy: GenerativePolicy, turns: Mapping[str, i
 
 def _after(view: View, item_ids: Sequence[str], kinds: Sequence[int], most: int) -> View:
     """A user's rows after one more of each kind for each item, all at once."""
-    new = View(np.repeat([item_key(item_id) for item_id in item_ids], len(kinds)), np.tile(kinds, len(item_ids)), np.zeros(1, np.int64))
-    new = replace(new, gap_L=np.zeros_like(new.key_L))
-    return View(*(np.concatenate([getattr(one, name) for one in (view, new)])[-most:] for name in ("key_L", "kind_L", "gap_L")))
+    key_N = np.repeat([item_key(item_id) for item_id in item_ids], len(kinds))
+    pairs = (view.key_L, key_N), (view.kind_L, np.tile(kinds, len(item_ids))), (view.gap_L, np.zeros_like(key_N))
+    return View(*(np.concatenate(pair)[-most:] for pair in pairs))
 
 
 def _ranked(engine: Engine, policy: GenerativePolicy, user_ids: Sequence[str], views: Sequence[View], number: int) -> list[list[str]]:
