@@ -149,15 +149,15 @@ def _row(way: str, batch: int, took_ms: Sequence[float]) -> dict[str, Any]:
 
 
 def catalogue_growth(sizes: Sequence[int], *, compare_up_to: int = 1_000_000, runs: int = 200) -> list[dict[str, Any]]:
-    """Rows {items, p50_ms, beam_p50_ms, trie_bytes_per_item, build_s}, batch 1; and up to a size what others need for a slate.
+    """Rows {items, p50_ms, beam_p50_ms, trie_bytes_per_item, build_s}, batch 1, all sizes measured in turn; what others need up to one.
 
     `flat_*` is one softmax over all items (the same code with one level), slot by slot and drawn at once; `ivf_p50_ms` a search for
     candidates in a faiss IVF index and a ranker of the same width on each of them, `ivf_build_s` what the index takes.
     """
+    subjects = {items: Subject.of(items) for items in sizes}
+    medians_ms = _medians_ms([subject.drawing(1, way) for subject in subjects.values() for way in WAYS], runs)
     rows = []
-    for items in sizes:
-        subject = Subject.of(items)
-        slot_ms, beam_ms = _medians_ms([subject.drawing(1, way) for way in WAYS], runs)
+    for (items, subject), slot_ms, beam_ms in zip(subjects.items(), medians_ms[::2], medians_ms[1::2], strict=True):
         row = {"items": items, "p50_ms": slot_ms, "beam_p50_ms": beam_ms, "build_s": subject.build_s}
         row["trie_bytes_per_item"] = subject.trie.num_bytes / items
         if items <= compare_up_to:
