@@ -54,11 +54,13 @@ def test_a_second_try_counts_what_is_repeated() -> None:
     before[0] = np.nan
     repeated = np.where(before > 0, 0.8, 0.2)
     repeated[0] = np.nan
-    alone, whole = record({"before": before, "repeated": repeated}), record({}, second_tries=[(0.5, 0.2), (0.7, 0.0)])
-    assert findings.second_try({"memory_only": {0: alone}, "online": {0: whole}}) == {
-        "memory_only": {"after_nothing": pytest.approx(0.2), "after_a_reward": pytest.approx(0.8)},
-        "online": {"had_he_passed_all_by": pytest.approx(0.6), "had_he_disliked_all": pytest.approx(0.1)},
-    }
+    alone, whole = record({"before": before, "repeated": repeated}), record({}, second_tries=[(1, 0.5, 0.2), (4, 0.7, 0.0)])
+    found = findings.second_try({"memory_only": {0: alone}, "online": {0: whole}})
+    assert found is not None
+    assert found["memory_only"] == {"after_nothing": pytest.approx(0.2), "after_a_reward": pytest.approx(0.8)}
+    passed_by, disliked = (found["online"].pop(f"{what}_by_turns") for what in ("had_he_passed_all_by", "had_he_disliked_all"))
+    assert found["online"] == {"had_he_passed_all_by": pytest.approx(0.6), "had_he_disliked_all": pytest.approx(0.1)}
+    assert (passed_by["1"], passed_by["2"], passed_by["3-5"], disliked["3-5"]) == (0.5, None, 0.7, 0.0)
     assert findings.second_try({"online": {0: record({})}}) is None
 
 

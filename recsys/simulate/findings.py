@@ -33,9 +33,9 @@ def second_try(records: Records) -> dict[str, Any] | None:
 
     In the run, after he took something of it and after nothing, of those whose weights stand still (`offline` doesn't know what he
     did: what it repeats is repeated by chance); and as the weights were last looked at, had he passed all of it by or disliked all of
-    it (`understanding.second_tries`).
+    it (`understanding.second_tries`), by the turns he had had too: the less is known of him, the more a slate says.
     """
-    found: dict[str, dict[str, float | None]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in HALF_OF:
         runs = list(records.get(name, {}).values())
         if runs and name in ("memory_only", "offline"):
@@ -47,8 +47,10 @@ def second_try(records: Records) -> dict[str, Any] | None:
             }
         tries = [pair for run in runs for pair in run.figures.get("second_tries", [])]
         if tries and name in ("online", "memory_only"):
-            ignored, disliked = np.array(tries).T
-            found[name] = found.get(name, {}) | {"had_he_passed_all_by": _mean(ignored), "had_he_disliked_all": _mean(disliked)}
+            turns, *answers = np.array(tries).T
+            asked = dict(zip(("had_he_passed_all_by", "had_he_disliked_all"), answers, strict=True))
+            found[name] = found.get(name, {}) | {what: _mean(repeated) for what, repeated in asked.items()}
+            found[name] |= {f"{what}_by_turns": _by_turns(turns, repeated) for what, repeated in asked.items()}
     return found or None
 
 
@@ -59,7 +61,7 @@ def understanding(records: Records) -> dict[str, dict[str, float | None]] | None
         told = [pair for run in records.get(name, {}).values() for pair in run.figures.get("understanding", [])]
         if told:
             turns, ndcg = np.array(told).T
-            found[name] = {_named(*bounds): _mean(ndcg[(turns >= bounds[0]) & (turns <= bounds[1])]) for bounds in TURNS[1:]}
+            found[name] = _by_turns(turns, ndcg)
     return found or None
 
 
@@ -192,6 +194,11 @@ def _per_slot(run: Record, name: str) -> float:
 
 def _mean(values: Array) -> float | None:
     return float(values.mean()) if values.size else None
+
+
+def _by_turns(turns: Array, values: Array) -> dict[str, float | None]:
+    """Means of values of users, by the turns that each had had."""
+    return {_named(first, last): _mean(values[(turns >= first) & (turns <= last)]) for first, last in TURNS[1:]}
 
 
 def _named(first: int, last: int) -> str:

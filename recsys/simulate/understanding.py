@@ -44,9 +44,9 @@ def understood(world: KnownWorld, engine: Engine, policy: GenerativePolicy, turn
     ]
 
 
-def second_tries(engine: Engine, policy: GenerativePolicy, turns: Mapping[str, int]) -> list[tuple[float, float]]:
-    """Of the first users in `turns`: which share of the slate that each would get now he would be given again, by the same weights, had
-    he passed all of it by, and had he disliked all of it. What does not listen repeats 1.
+def second_tries(engine: Engine, policy: GenerativePolicy, turns: Mapping[str, int]) -> list[tuple[int, float, float]]:
+    """Of the first users in `turns`, the turns he had had, and which share of the slate that he would get now he would be given again,
+    by the same weights, had he passed all of it by, and had he disliked all of it. What does not listen repeats 1.
     """
     user_ids, size = sorted(turns)[:USERS], engine.config.default_slate_size
     views = [engine.memory.view(user_id) for user_id in user_ids]
@@ -57,7 +57,7 @@ def second_tries(engine: Engine, policy: GenerativePolicy, turns: Mapping[str, i
         later = [_after(view, item_ids, kinds, engine.memory.config.rows) for view, item_ids in zip(views, first, strict=True)]
         again = _ranked(engine, policy, user_ids, later, size)
         repeated.append([len(set(old) & set(new)) / max(len(old), 1) for old, new in zip(first, again, strict=True)])
-    return list(zip(*repeated, strict=True))
+    return list(zip([turns[user_id] for user_id in user_ids], *repeated, strict=True))
 
 
 def _after(view: View, item_ids: Sequence[str], kinds: Sequence[int], most: int) -> View:
