@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from models.content import FloatArray
 from recsys.bench.prequential import (
+    WINDOW_MS,
     Block,
     PrequentialConfig,
     Stream,
@@ -58,12 +59,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_prints_the_contract_and_learning_beats_standing_still(data: Path) -> None:
-    arguments = ["bench", "prequential", "--data", str(data), "--days", "2", "--every", "60", "--preset", "tiny", "--json"]
+    arguments = ["bench", "prequential", "--data", str(data), "--days", "2", "--every", "60", "--preset", "tiny", "--json", "--still-users"]
     result = CliRunner().invoke(app, [*arguments, "--set", "learner.trainer.warm_start.epochs=20"])
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
     rows = {row["model"]: row for row in figures["rows"]}
-    assert set(rows) == {"online", "offline", "daily", *RATES}
+    assert set(rows) == {"online", "offline", "daily", "weights_only", "all_still", *RATES}
     assert all(set(row) == {"model", "log_loss", "auc", "ndcg"} for row in rows.values())
     assert {(row["day"], row["model"]) for row in figures["by_day"]} == {(day, name) for day in (0, 1) for name in rows}
     loss = {(row["day"], row["model"]): row["log_loss"] for row in figures["by_day"]}
@@ -75,6 +76,9 @@ def test_the_command_prints_the_contract_and_learning_beats_standing_still(data:
         assert all(value is None or 0 <= value <= 1 for value in blocks["auc"][name])
     assert loss[0, "online"] == loss[0, "offline"]
     assert loss[1, "online"] < loss[1, "offline"]
+    for still, live in (("weights_only", "online"), ("all_still", "offline")):  # users stand still from the second day on
+        assert loss[0, still] == loss[0, live]
+        assert loss[1, still] != loss[1, live]
     assert rows["online"]["auc"] > rows["constant"]["auc"]
     assert rows["constant"]["log_loss"] > rows["tab_item_user"]["log_loss"]
 
@@ -101,6 +105,22 @@ def test_a_stream_holds_each_exposure_once_with_the_memory_of_its_time(data: Pat
             seen[lesson.decision.user_id] = seen.get(lesson.decision.user_id, 0) + len(lesson.item_ids)
 
 
+def test_a_window_is_read_as_of_its_first_exposure(data: Path) -> None:
+    stream = read_stream(load_kuairand(data), tiny(), PrequentialConfig(days=1, every=10))
+    assert sum(len(window.shown.click) for window in stream.windows.values()) == sum(len(block.shown.click) for block in stream.blocks)
+    first = {}
+    for block in stream.blocks:
+        for lesson in block.lessons:
+            first.setdefault(
+                (lesson.decision.user_id, lesson.decision.event_time_ms // WINDOW_MS), (block.number, lesson.view.kind_L.tolist())
+            )
+    for number, window in stream.windows.items():
+        for lesson in window.lessons:
+            key = lesson.decision.user_id, lesson.decision.event_time_ms // WINDOW_MS
+            assert (number, lesson.view.kind_L.tolist()) == first[key]
+    assert any(len(lesson.view.kind_L) for window in stream.windows.values() for lesson in window.lessons)
+
+
 class Watcher:
     """Writes down what it was told, when."""
 
@@ -120,7 +140,7 @@ class Watcher:
 
 def test_nothing_is_learned_before_its_window_has_closed() -> None:
     numbers = [0, 1, 2, 3, 5, 9, 10, 14]
-    stream = Stream([Block(number, [], shown([0])) for number in numbers], Catalogue(), lag=3, per_day=5)
+    stream = Stream([Block(number, [], shown([0])) for number in numbers], {}, Catalogue(), lag=3, per_day=5)
     watcher = Watcher()
     predicted(stream, {"it": watcher})
     assert [at for what, at in watcher.heard if what == "predict"] == numbers

@@ -204,6 +204,7 @@ def prequential(
     every: Annotated[int, typer.Option(help="Minutes between two updates.")] = 10,
     history: Annotated[int, typer.Option(help="Videos of each user before the log that are remembered, at most 50.")] = 20,
     daily: Annotated[bool, typer.Option(help="Also a model trained anew every night.")] = True,
+    still_users: Annotated[bool, typer.Option(help="Also with users remembered as of the first day: what memory is worth.")] = False,
     preset: Preset = "small",
     seed: Seed = 0,
     settings: Settings = None,
@@ -211,7 +212,7 @@ def prequential(
 ) -> None:
     """Clicks of a real log, predicted, then learned: online, frozen and daily value heads beside click rates."""
     started = time.perf_counter()
-    plan = PrequentialConfig(days=days, every=every, history=history, daily=daily)
+    plan = PrequentialConfig(days=days, every=every, history=history, daily=daily, still_users=still_users)
     config = configured(preset, [*PREQUENTIAL, *(settings or [])])
     print_figures(bench_prequential(data, config, plan, seed), seed, started, as_json=as_json)
 

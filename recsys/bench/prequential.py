@@ -9,7 +9,7 @@ the exposure: KuaiRand tells no click time, so that is an assumption. Shapes: Q 
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from recsys.datasets import load_kuairand
 from recsys.features import BatchMaker, Lesson, lessons
 from recsys.imports import Frames, import_logs
 from recsys.live_model import ItemsFeed, LiveModel
-from recsys.memory import Memory
+from recsys.memory import Memory, View
 from recsys.trainer import Seeds, Trainer
 from streaming.joiner import Joiner
 from streaming.log import MemoryLog
@@ -42,7 +42,11 @@ SETTINGS = (
 )
 """The value term alone, each exposure learned once."""
 WINDOW_MS = HOUR_MS
-"""What one user was shown within this is ranked against itself for NDCG."""
+"""What one user was shown within this is ranked against itself for NDCG, by what was known when he was shown the first of it.
+
+Ranked as each exposure came, who has learned of the ones before loses: of a window in which something was clicked and something was
+not, a click makes all that comes after look likelier and in truth less likely. On KuaiRand that is .013 (models/EXPERIMENTS.md).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ class PrequentialConfig:
     history: int = 20
     """Videos of each user before the log, the newest; 0 for none."""
     daily: bool = True
+    still_users: bool = False
+    """Also what memory is worth: the same with users remembered as of the end of the first days."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("days", 1, 1000), ("every", 1, DAY_MINUTES), ("first_days", 1, 1000), ("history", 0, 50)):
@@ -73,6 +79,8 @@ class Block:
     number: int
     lessons: list[Lesson]
     shown: Shown
+    still: list[Lesson] = field(default_factory=list)
+    """The lessons, read with users as they were at the end of the first days; empty where nobody asks for it."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,16 @@ class Stream:
     """A whole log, block by block; what users and items were when each was shown is in its lessons."""
 
     blocks: list[Block]
+    windows: Mapping[int, Block]
+    """By number of a block, all of the windows that begin in it, each read with the memory of its first exposure."""
     catalogue: Catalogue
     lag: int
     """A block is known to those that score the one so many later."""
     per_day: int
+
+
+Predicted = dict[str, list[FloatArray]]
+"""By contestant, chances block by block."""
 
 
 class Contestant(Protocol):
@@ -100,9 +114,10 @@ class Contestant(Protocol):
 
 
 class OnlineValue:
-    """The value head of a live model, learning every block."""
+    """The value head of a live model, learning every block; `still`: with users who are remembered as of the first days."""
 
-    def __init__(self, config: Config, catalogue: Catalogue, seed: int) -> None:
+    def __init__(self, config: Config, catalogue: Catalogue, seed: int, *, still: bool = False) -> None:
+        self.still = still
         seeds = Seeds(behavior_digest(config), seed)
         model = LiveModel.built(config.model, catalogue, config.memory, seeds.of("weights", 0), np.zeros((0, 2), np.int64))
         model.decoder.eval()
@@ -110,26 +125,29 @@ class OnlineValue:
 
     def chances(self, block: Block) -> FloatArray:
         """See Contestant."""
-        return chances(self.model, block.lessons)
+        return chances(self.model, self._lessons(block))
 
     def learn(self, block: Block) -> None:
         """See Contestant."""
-        self.trainer.update(block.lessons, [], [self.model.num_rows] * len(block.lessons), block.number)
+        self.trainer.update(self._lessons(block), [], [self.model.num_rows] * len(block.lessons), block.number)
 
     def day_begins(self, day: int) -> None:
         """See Contestant."""
 
+    def _lessons(self, block: Block) -> list[Lesson]:
+        return block.still if self.still else block.lessons
+
 
 class FrozenValue:
-    """`online` as it was after the first days."""
+    """`online` as it was after the first days; `still`: its users too."""
 
-    def __init__(self, online: OnlineValue, first_days: int) -> None:
-        self._online, self._first_days = online, first_days
+    def __init__(self, online: OnlineValue, first_days: int, *, still: bool = False) -> None:
+        self._online, self._first_days, self._still = online, first_days, still
         self._model = online.model
 
     def chances(self, block: Block) -> FloatArray:
         """See Contestant."""
-        return chances(self._model, block.lessons)
+        return chances(self._model, block.still if self._still else block.lessons)
 
     def learn(self, block: Block) -> None:
         """See Contestant."""
@@ -199,9 +217,11 @@ def bench_prequential(data: Path, config: Config, plan: PrequentialConfig, seed:
     contestants: dict[str, Contestant] = {"online": online, "offline": FrozenValue(online, plan.first_days)}
     if plan.daily:
         contestants["daily"] = DailyValue(config, stream.catalogue, seed)
+    if plan.still_users:
+        contestants["weights_only"] = OnlineValue(config, stream.catalogue, seed, still=True)
+        contestants["all_still"] = FrozenValue(online, plan.first_days, still=True)
     contestants |= {name: RateContestant(RateModel(sources)) for name, sources in RATES.items()}
-    found = {name: np.concatenate(chance) for name, chance in predicted(stream, contestants).items()}
-    return figures(stream, found, plan)
+    return figures(stream, *predicted(stream, contestants), plan)
 
 
 def read_stream(frames: Frames, config: Config, plan: PrequentialConfig) -> Stream:
@@ -214,28 +234,52 @@ def read_stream(frames: Frames, config: Config, plan: PrequentialConfig) -> Stre
     catalogue, feed = Catalogue(), ItemsFeed(items_log, config.join.disorder_ms)
     feed.read()
     feed.apply_before(1 << 62, catalogue)
-    per_block: dict[int, list[Lesson]] = {}
-    for minute, found in _joined(log, config):
-        per_block.setdefault(minute // plan.every - begin, []).extend(found)
+    still_ms = (begin * plan.every + plan.first_days * DAY_MINUTES) * MINUTE_MS if plan.still_users else None
+    per_block: dict[int, tuple[list[Lesson], list[Lesson]]] = {}
+    for minute, *found in _joined(log, config, still_ms):
+        for of_block, of_minute in zip(per_block.setdefault(minute // plan.every - begin, ([], [])), found, strict=True):
+            of_block.extend(of_minute)
     closes_ms = config.join.open_ms + config.join.disorder_ms
     lag = 1 + -(-closes_ms // (plan.every * MINUTE_MS))
     numbers = {user_id: at for at, user_id in enumerate(frames.interactions["user_id"].unique(maintain_order=True))}
-    blocks = [Block(number, part, _shown(part, catalogue, numbers)) for number, part in sorted(per_block.items())]
-    return Stream(blocks, catalogue, lag, DAY_MINUTES // plan.every)
+
+    def made(parts: Mapping[int, tuple[list[Lesson], list[Lesson]]]) -> list[Block]:
+        return [Block(number, part, _shown(part, catalogue, numbers), still) for number, (part, still) in sorted(parts.items())]
+
+    windows = {window.number: window for window in made(_windows(per_block))}
+    return Stream(made(per_block), windows, catalogue, lag, DAY_MINUTES // plan.every)
 
 
-def _joined(log: MemoryLog, config: Config) -> list[tuple[int, list[Lesson]]]:
-    """Minutes and what was shown in them, with the memory of each user as of the exposure."""
-    joiner, memory = Joiner(config.join, 1), Memory(config.memory, 1)
-    memory.keep_from[0] = 0  # views of all times are asked for at the end
+def _joined(log: MemoryLog, config: Config, still_ms: int | None) -> list[tuple[int, list[Lesson], list[Lesson]]]:
+    """Minutes and what was shown in them, with the memory of each user as of the exposure; and again as of `still_ms` at the latest."""
+    joiner, memories = Joiner(config.join, 1), [Memory(config.memory, 1)]
+    if still_ms is not None:
+        memories.append(Memory(replace(config.memory, until_ms=still_ms), 1))
+    for one in memories:
+        one.keep_from[0] = 0  # views of all times are asked for at the end
     offset, minutes = 0, []
     while records := log.read(0, offset):
         joiner.apply(0, records)
-        memory.read(records)
+        for one in memories:
+            one.read(records)
         offset = records[-1].offset + 1
         while (bucket := joiner.take_bucket()) is not None:
-            minutes.append((bucket.start_ms // MINUTE_MS, lessons(bucket.examples, memory)))
+            live, *still = [lessons(bucket.examples, one) for one in memories]
+            minutes.append((bucket.start_ms // MINUTE_MS, live, still[0] if still else []))
     return minutes
+
+
+def _windows(per_block: Mapping[int, tuple[list[Lesson], list[Lesson]]]) -> dict[int, tuple[list[Lesson], list[Lesson]]]:
+    """The same lessons, each in the block of the first of its window and with the memory of that one."""
+    found: dict[int, tuple[list[Lesson], list[Lesson]]] = {}
+    for place in (0, 1):
+        first: dict[tuple[str, int], tuple[int, View]] = {}
+        for number, parts in sorted(per_block.items()):
+            for lesson in parts[place]:
+                key = lesson.decision.user_id, lesson.decision.event_time_ms // WINDOW_MS
+                begun, view = first.setdefault(key, (number, lesson.view))
+                found.setdefault(begun, ([], []))[place].append(replace(lesson, view=view))
+    return found
 
 
 def _shown(part: Sequence[Lesson], catalogue: Catalogue, numbers: Mapping[str, int]) -> Shown:
@@ -254,9 +298,9 @@ def _shown(part: Sequence[Lesson], catalogue: Catalogue, numbers: Mapping[str, i
     return Shown(np.array(user), np.array(item), np.array([int(one or 0) for one in tab]), np.array(time_ms), np.array(click, np.float32))
 
 
-def predicted(stream: Stream, contestants: Mapping[str, Contestant]) -> dict[str, list[FloatArray]]:
-    """What each said of each block before it knew it."""
-    found: dict[str, list[FloatArray]] = {name: [] for name in contestants}
+def predicted(stream: Stream, contestants: Mapping[str, Contestant]) -> tuple[Predicted, Predicted]:
+    """What each said of each block before it knew it, and of each window before it knew its first block."""
+    found, ordered = ({name: list[FloatArray]() for name in contestants} for _ in range(2))
     known, day = 0, -1
     for block in stream.blocks:
         ready = known
@@ -268,22 +312,25 @@ def predicted(stream: Stream, contestants: Mapping[str, Contestant]) -> dict[str
             for new_day in range(day + 1, block.number // stream.per_day + 1):
                 one.day_begins(new_day)
             found[name].append(one.chances(block))
+            if block.number in stream.windows:
+                ordered[name].append(one.chances(stream.windows[block.number]))
         known = ready
         if block.number // stream.per_day > day:
             day = block.number // stream.per_day
             LOG.info("prequential: day %d", day)
-    return found
+    return found, ordered
 
 
-def figures(stream: Stream, found: Mapping[str, FloatArray], plan: PrequentialConfig) -> dict[str, Any]:
+def figures(stream: Stream, said: Predicted, ordered: Predicted, plan: PrequentialConfig) -> dict[str, Any]:
     """Log-loss, AUC and NDCG of each, in all; by day; and, without NDCG, by block."""
     day_Q = np.concatenate([np.full(len(block.shown.click), block.number // stream.per_day) for block in stream.blocks])
-    shown = Shown.of([block.shown for block in stream.blocks])
-    window_Q = shown.user.astype(np.int64) * (1 << 32) + shown.time_ms // WINDOW_MS
+    shown, inside = (Shown.of([block.shown for block in blocks]) for blocks in (stream.blocks, stream.windows.values()))
+    window_Q = inside.user.astype(np.int64) * (1 << 32) + inside.time_ms // WINDOW_MS
+    found = {name: np.concatenate(chances) for name, chances in said.items()}
     rows, by_day = [], []
     for name, chance_Q in found.items():
         loss_Q = log_loss(chance_Q, shown.click)
-        ndcg = window_ndcg(chance_Q, shown.click, window_Q)
+        ndcg = window_ndcg(np.concatenate(ordered[name]), inside.click, window_Q)
         rows.append({"model": name, "log_loss": float(loss_Q.mean()), "auc": auc(chance_Q, shown.click), "ndcg": ndcg})
         for day in np.unique(day_Q).tolist():
             of_day = day_Q == day
