@@ -140,6 +140,8 @@ class Decoder(nn.Module):
     """
 
     content_RC: Tensor
+    value_trust: Tensor
+    """How far `fit` is believed: its weight among the features of models/paces.py. 1 at first."""
     value_information: Tensor
     """How much is known of `value_bias`, (R,): the sum of p (1 - p) over what was shown, faded."""
 
@@ -180,7 +182,8 @@ class Decoder(nn.Module):
         self.value_level = ValueLevel(width, num_kinds)
         self.affinity = Affinity(content_RC.shape[1], against)
         self.value_met = nn.Parameter(torch.zeros(num_kinds), requires_grad=False)  # as is that of models/affinity.py, by models/paces.py
-        self.paces = Paces(rows, self.affinity.weight.numel() + num_kinds)
+        self.register_buffer("value_trust", torch.ones(()))
+        self.paces = Paces(rows, F.pad(torch.ones(1), (self.affinity.weight.numel() + num_kinds, 0)))
         self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()
 
@@ -344,7 +347,7 @@ class Decoder(nn.Module):
         return Record(counted(context.kind_BL, self.num_kinds)[of_Q], standing_BZ[of_Q], met_QK)
 
     def value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, item_Q: Tensor) -> Tensor:
-        """q(context, slot, item) as a logit, (Q,)."""
+        """q(context, slot, item) as a logit, (Q,), with all of `fit`: what is learned. Believed is what Surprise says."""
         suits_Q = self._suited(record, self.content_RC[item_Q])
         return self._value_of(state_QD, record, vectors.leaves(item_Q)) + suits_Q + self.value_bias[item_Q]
 
@@ -353,10 +356,14 @@ class Decoder(nn.Module):
         vector_QD = F.embedding(code_Q, vectors.code_VD[level])
         return self._value_of(state_QD, record, vector_QD) + self.code_value[level][code_Q]
 
+    def fit(self, state_QD: Tensor, vector_QD: Tensor) -> Tensor:
+        """What gradients make of states and the items or codes with these vectors, logits, (Q,)."""
+        fit_Q: Tensor = (self.value(state_QD) * vector_QD).sum(-1)
+        return fit_Q
+
     def _value_of(self, state_QD: Tensor, record: Record, vector_QD: Tensor) -> Tensor:
         """What is expected of an item or code with this vector, but for what Newton steps know of it."""
-        fit_Q: Tensor = (self.value(state_QD) * vector_QD).sum(-1)
-        return fit_Q + self.value_level(state_QD, record.counts_QK)
+        return self.fit(state_QD, vector_QD) + self.value_level(state_QD, record.counts_QK)
 
     def _suited(self, told: Record | Surprise, content_QC: Tensor) -> Tensor:
         """What memories make of contents and of the very items, logits, (Q,)."""
@@ -367,13 +374,14 @@ class Decoder(nn.Module):
     def correct(self, surprise: Surprise, spread: float) -> None:
         """Move what is expected by what was wrong about the slots shown; `spread`: standard deviation, in logits, by which items differ."""
         item_Q, content_QC = surprise.item_Q, self.content_RC[surprise.item_Q]
-        rest_Q = surprise.logit_Q - self._suited(surprise, content_QC) - self.value_bias[item_Q]
-        x_QF = torch.cat([self.affinity.pairs(surprise.standing_QZ, content_QC), surprise.met_QK], 1)
-        self.paces.correct(item_Q, x_QF, rest_Q, surprise.earned_Q, surprise.weight_Q, spread)
+        known_Q = self._suited(surprise, content_QC) + self.value_bias[item_Q] + self.value_trust * surprise.fit_Q
+        x_QF = torch.cat([self.affinity.pairs(surprise.standing_QZ, content_QC), surprise.met_QK, surprise.fit_Q[:, None]], 1)
+        self.paces.correct(item_Q, x_QF, surprise.logit_Q - known_Q, surprise.earned_Q, surprise.weight_Q, spread)
         share_P = self.paces.shares()
-        suits_F, met_K = torch.split(share_P @ self.paces.weight, [self.affinity.weight.numel(), self.num_kinds])
+        suits_F, met_K, trust_1 = torch.split(share_P @ self.paces.weight, [self.affinity.weight.numel(), self.num_kinds, 1])
         self.affinity.weight.copy_(suits_F.view_as(self.affinity.weight))
         self.value_met.copy_(met_K)
+        self.value_trust.copy_(trust_1[0])
         self.value_bias.copy_(self.paces.bias @ share_P)
         self.value_information.copy_(self.paces.known @ share_P)
 

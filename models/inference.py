@@ -97,7 +97,8 @@ class FrozenDecoder:
         self.told_VD = [_array(weight) for weight in decoder.code_weights()]
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
-        self.told_value = (_array(decoder.value.weight).T.copy(), _array(decoder.value.bias))
+        trust = _array(decoder.value_trust)
+        self.told_value = (trust * _array(decoder.value.weight).T.copy(), trust * _array(decoder.value.bias))
         self.affinity_ZS, self._against = _array(decoder.affinity.weight), decoder.affinity.against
         self.value_met = _array(decoder.value_met)
         self.code_value = [_array(bias) for bias in decoder.code_value]
@@ -208,7 +209,7 @@ class FrozenDecoder:
         return scaled
 
     def value(self, state_QD: FloatArray) -> FloatArray:
-        """See `Decoder.value`: what items and codes are compared with for their expected reward, (Q, D)."""
+        """See `Decoder.fit`: what items and codes are compared with for their expected reward, as far as it is believed, (Q, D)."""
         weight, bias = self.told_value
         vector_QD: FloatArray = state_QD @ weight + bias
         return vector_QD

@@ -123,8 +123,7 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     # of the items, then of the codes that they lie under
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
     loss = config.value_weight * (value + sum(under))
-    columns = value_Q.detach(), reward_Q.clamp(0, 1), weight_Q
-    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(batch.slate_BS[at_B, at_S]), record.standing_QZ, record.met_QK, *columns)
+    surprise = surprised(scored, batch, state_BSD, record, value_Q.detach())
     asked_BS = asked_slots(batch, config)
     if not asked_BS.any():
         return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)
@@ -170,6 +169,19 @@ def shown_values(scored: Scored, batch: Batch, state_BSD: Tensor, record: Record
         decoder.value_logits(vectors, state_QD, record, torch.as_tensor(item_Q)),
         *(decoder.code_value_logits(vectors, state_QD, record, code_Q, level) for level, code_Q in codes),
     ]
+
+
+@torch.no_grad()
+def surprised(scored: Scored, batch: Batch, state_BSD: Tensor, record: Record, value_Q: Tensor) -> Surprise:
+    """What was expected, and what came. What gradients make of state and item is learned as if it were all believed, and believed as far
+    as it proved right.
+    """
+    at_B, at_S = batch.shown_BS.nonzero()
+    item_Q, state_QD = torch.as_tensor(batch.slate_BS[at_B, at_S]), state_BSD[torch.as_tensor(at_B), torch.as_tensor(at_S)]
+    fit_Q = scored.decoder.fit(state_QD, scored.vectors.leaves(item_Q))
+    logit_Q = value_Q + (scored.decoder.value_trust - 1) * fit_Q
+    earned_Q, weight_Q = torch.as_tensor(batch.reward_BS[at_B, at_S]).clamp(0, 1), torch.as_tensor(batch.weight_B[at_B])
+    return Surprise(len(batch.own_B), at_B, item_Q, record.standing_QZ, record.met_QK, fit_Q, logit_Q, earned_Q, weight_Q)
 
 
 def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor, asked_BS: BoolArray) -> Tensor:

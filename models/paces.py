@@ -16,10 +16,12 @@ KEEPS = (0.97, 0.99, 0.997, 0.9997)
 """What is kept of what is known from one minute learned to the next."""
 REMEMBERED = 0.98
 """What counts of how right the paces were, from one minute learned to the next."""
+CALM = 0.5
+"""The spread of the prior of the features' weights, where that of items is 1: there are hundreds of them, and one sample of each."""
 
 
 class Paces(nn.Module):
-    """Of each pace what it knows and how sure it is; nothing at first."""
+    """Of each pace what it knows and how sure it is; at first, that the weights of the features are `prior_F`."""
 
     keep: Tensor
     weight: Tensor
@@ -33,11 +35,11 @@ class Paces(nn.Module):
     right: Tensor
     """The log-likelihood of what came, discounted, (P,)."""
 
-    def __init__(self, rows: int, features: int) -> None:
+    def __init__(self, rows: int, prior_F: Tensor) -> None:
         super().__init__()
-        paces = len(KEEPS)
+        paces, features = len(KEEPS), len(prior_F)
         self.register_buffer("keep", torch.tensor(KEEPS), persistent=False)
-        self.register_buffer("weight", torch.zeros(paces, features))
+        self.register_buffer("weight", prior_F.repeat(paces, 1))
         self.register_buffer("information", torch.zeros(paces, features, features))
         self.register_buffer("bias", torch.zeros(rows, paces))
         self.register_buffer("known", torch.zeros(rows, paces))
@@ -67,9 +69,9 @@ class Paces(nn.Module):
     def correct(self, item_Q: Tensor, x_QF: Tensor, rest_Q: Tensor, earned_Q: Tensor, weight_Q: Tensor, spread: float) -> None:
         """One Newton step of each pace: of the features' weights, then of each item's bias.
 
-        `rest_Q` is what is expected beside both, logits; `spread` the standard deviation of the prior, logits. Δ = Σ error / (1 / spread² +
-        all information so far): so a new item's first clicks move it far and a known one's little. The curvature is that of the
-        mixture, the same for all paces: it is the costly part.
+        `rest_Q` is what is expected beside both, logits; `spread` the standard deviation of the prior of items, logits. Δ = Σ error /
+        (1 / spread² + all information so far): so a new item's first clicks move it far and a known one's little. The curvature is that
+        of the mixture, the same for all paces: it is the costly part.
         """
         share_P = self.shares()
         logit_QP = rest_Q[:, None] + x_QF @ self.weight.T + self.bias[item_Q]
@@ -83,7 +85,7 @@ class Paces(nn.Module):
         explained_Q = 1 / (1 + information_Q * doubt_Q)
         self.information += (x_QF * (information_Q * explained_Q)[:, None]).T @ x_QF
         precision_PFF = self.information.double()
-        precision_PFF.diagonal(dim1=1, dim2=2).add_(spread**-2)
+        precision_PFF.diagonal(dim1=1, dim2=2).add_((CALM * spread) ** -2)
         slope_PF = (error_QP * explained_Q[:, None]).T @ x_QF
         step_PF = torch.linalg.solve(precision_PFF, slope_PF.double()).float()
         self.weight += step_PF

@@ -200,7 +200,7 @@ class Scored:
         scale_B = self.decoder.silence.scale(len(prefix), torch.as_tensor(asked.remembered.unfollowed_B))
         query_QD = self.decoder.query(state_QD, prefix) * scale_B[torch.as_tensor(asked.of_Q)][:, None]
         # what the value head says is what rewards taught it: no other loss moves it
-        return query_QD + value_Q1 * self.decoder.value(state_QD).detach()
+        return query_QD + value_Q1 * (self.decoder.value_trust * self.decoder.value(state_QD)).detach()
 
     def _told(self, asked: Wanted, level: int) -> Tensor:
         """What the facts of the children are asked with, whatever the slot, (Q, X)."""

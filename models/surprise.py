@@ -23,6 +23,8 @@ class Surprise:
     """See `Affinity.standing`."""
     met_QK: Tensor
     """See models/encounters.py."""
+    fit_Q: Tensor
+    """See `Decoder.fit`."""
     logit_Q: Tensor
     """What was expected, as a logit."""
     earned_Q: Tensor
@@ -44,4 +46,4 @@ class Surprise:
         return Surprise(slates, self.slate_Q[kept_Q], *(column[torch.as_tensor(kept_Q)] for column in self._columns()))
 
     def _columns(self) -> tuple[Tensor, ...]:
-        return self.item_Q, self.standing_QZ, self.met_QK, self.logit_Q, self.earned_Q, self.weight_Q
+        return self.item_Q, self.standing_QZ, self.met_QK, self.fit_Q, self.logit_Q, self.earned_Q, self.weight_Q

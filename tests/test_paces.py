@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.paces import KEEPS, Paces
+from models.paces import CALM, KEEPS, Paces
 
 SPREAD = 0.7
 
@@ -16,7 +16,7 @@ def random_batch(seed: int, size: int = 400) -> tuple[torch.Tensor, torch.Tensor
 
 def test_items_end_at_the_mode_of_a_logistic_model_with_a_normal_prior() -> None:
     """Told of the same clicks again and again, each time as if for the first: where the gradient of the log posterior is 0."""
-    paces, (item_Q, x_QF) = Paces(16, 8), random_batch(0)
+    paces, (item_Q, x_QF) = Paces(16, torch.zeros(8)), random_batch(0)
     click_Q = torch.where(item_Q > 4, 0.8, 0.2)
     for _ in range(30):
         paces.known.zero_()
@@ -32,21 +32,21 @@ def test_items_end_at_the_mode_of_a_logistic_model_with_a_normal_prior() -> None
 
 def test_features_end_at_the_mode_too() -> None:
     """The same where all is known of the items, so that the features have to explain what comes."""
-    paces, (item_Q, x_QF) = Paces(16, 8), random_batch(0)
+    paces, (item_Q, x_QF) = Paces(16, torch.zeros(8)), random_batch(0)
     paces.known.fill_(1e9)
     click_Q = (torch.arange(400) % 3 == 0).float()
     for _ in range(10):
         paces.information.zero_()
         before_PF = paces.weight.clone()
         paces.correct(item_Q, x_QF, torch.zeros(400), click_Q, torch.ones(400), SPREAD)
-        precision_PFF = paces.information + SPREAD**-2 * torch.eye(8)
-        paces.weight -= torch.linalg.solve(precision_PFF, before_PF / SPREAD**2)
-    slope_PF = (click_Q - (paces.weight @ x_QF.T).sigmoid()) @ x_QF - paces.weight / SPREAD**2
+        precision_PFF = paces.information + (CALM * SPREAD) ** -2 * torch.eye(8)
+        paces.weight -= torch.linalg.solve(precision_PFF, before_PF / (CALM * SPREAD) ** 2)
+    slope_PF = (click_Q - (paces.weight @ x_QF.T).sigmoid()) @ x_QF - paces.weight / (CALM * SPREAD) ** 2
     assert float(slope_PF.abs().max()) < 1e-3
 
 
 def test_the_first_clicks_of_an_item_move_it_far_and_the_later_ones_little() -> None:
-    paces, moves = Paces(4, 8), []
+    paces, moves = Paces(4, torch.zeros(8)), []
     for _ in range(20):
         before = float(paces.bias[1, 0])
         paces.correct(torch.tensor([1]), torch.zeros(1, 8), torch.zeros(1), torch.ones(1), torch.ones(1), SPREAD)
@@ -59,7 +59,7 @@ def test_the_first_clicks_of_an_item_move_it_far_and_the_later_ones_little() -> 
 
 
 def test_features_tell_of_what_was_never_shown() -> None:
-    paces, (item_Q, x_QF) = Paces(16, 8), random_batch(1)
+    paces, (item_Q, x_QF) = Paces(16, torch.zeros(8)), random_batch(1)
     liked_Q = (3 * x_QF[:, 0]).sigmoid()
     for _ in range(20):
         paces.correct(item_Q, x_QF, torch.zeros(400), liked_Q, torch.ones(400), SPREAD)
@@ -72,7 +72,7 @@ def test_what_the_items_may_explain_is_not_all_for_the_features() -> None:
     """Where items are well known, the same surprise moves the features' weights further."""
     moves = []
     for known in (0.0, 1000.0):
-        paces, (item_Q, x_QF) = Paces(16, 8), random_batch(3)
+        paces, (item_Q, x_QF) = Paces(16, torch.zeros(8)), random_batch(3)
         paces.known.fill_(known)
         paces.correct(item_Q, x_QF, torch.zeros(400), (x_QF[:, 0] > 0).float(), torch.ones(400), SPREAD)
         moves.append(float(paces.weight[0].norm()))
@@ -82,7 +82,7 @@ def test_what_the_items_may_explain_is_not_all_for_the_features() -> None:
 @pytest.mark.parametrize("moves_every", [60, 10_000])
 def test_the_pace_that_fits_the_world_is_believed(moves_every: int) -> None:
     """An item whose worth turns round every hour wants to be forgotten; one whose worth stays does not."""
-    random, paces = torch.Generator().manual_seed(4), Paces(4, 8)
+    random, paces = torch.Generator().manual_seed(4), Paces(4, torch.zeros(8))
     for minute in range(600):
         chance = 0.9 if minute // moves_every % 2 == 0 else 0.1
         click_Q = (torch.rand(30, generator=random) < chance).float()
@@ -95,7 +95,7 @@ def test_the_pace_that_fits_the_world_is_believed(moves_every: int) -> None:
 
 
 def test_growing_keeps_what_is_known() -> None:
-    paces, (item_Q, x_QF) = Paces(16, 8), random_batch(5)
+    paces, (item_Q, x_QF) = Paces(16, torch.zeros(8)), random_batch(5)
     paces.correct(item_Q, x_QF, torch.zeros(400), (item_Q > 4).float(), torch.ones(400), SPREAD)
     before = paces.bias.clone()
     paces.grow(32)

@@ -19,7 +19,7 @@ import polars as pl
 import torch
 
 from models.content import FloatArray
-from models.objective import ObjectiveConfig, shown_record, shown_values
+from models.objective import ObjectiveConfig, objective
 from models.trie import IntArray
 from recsys.bench.rates import RATES, RateModel, Shown
 from recsys.catalogue import Catalogue
@@ -203,10 +203,8 @@ def chances(model: LiveModel, given: Sequence[Lesson]) -> FloatArray:
     """The values of the shown slots of some lessons, (Q,), each read with the memory of its own time."""
     config, shelf = model.decoder.config, model.shelf(model.catalogue.next_offset)
     batch = BatchMaker(model.catalogue, shelf, config.rows_read, config.features).batch(given, [model.num_rows] * len(given))
-    scored = model.scored(shelf, [batch], ObjectiveConfig(policy_weight=0, likelihood_weight=0))
-    state_BSD = model.decoder.states(scored.vectors, batch.context, torch.as_tensor(batch.slate_BS))
-    value_Q, *_ = shown_values(scored, batch, state_BSD, shown_record(scored, batch))
-    chance_Q: FloatArray = value_Q.sigmoid().numpy()
+    value_alone = ObjectiveConfig(policy_weight=0, likelihood_weight=0)
+    chance_Q: FloatArray = objective(model.scored(shelf, [batch], value_alone), batch, value_alone).surprise.chances().numpy()
     return chance_Q
 
 
