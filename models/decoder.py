@@ -140,8 +140,6 @@ class Decoder(nn.Module):
     """
 
     content_RC: Tensor
-    value_trust: Tensor
-    """How far `fit` is believed: its weight among the features of models/paces.py. 1 at first."""
     value_information: Tensor
     """How much is known of `value_bias`, (R,): the sum of p (1 - p) over what was shown, faded."""
 
@@ -182,7 +180,7 @@ class Decoder(nn.Module):
         self.value_level = ValueLevel(width, num_kinds)
         self.affinity = Affinity(content_RC.shape[1], against)
         self.value_met = nn.Parameter(torch.zeros(num_kinds), requires_grad=False)  # as is that of models/affinity.py, by models/paces.py
-        self.register_buffer("value_trust", torch.ones(()))
+        self.value_trust = nn.Parameter(torch.ones(()), requires_grad=False)  # how far `fit` is believed: so too, 1 at first
         self.paces = Paces(rows, F.pad(torch.ones(1), (self.affinity.weight.numel() + num_kinds, 0)))
         self.row_dropout = nn.Dropout(config.row_dropout)
         self._start()

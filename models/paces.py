@@ -17,7 +17,7 @@ KEEPS = (0.97, 0.99, 0.997, 0.9997)
 REMEMBERED = 0.98
 """What counts of how right the paces were, from one minute learned to the next."""
 CALM = 0.5
-"""The spread of the prior of the features' weights, where that of items is 1: there are hundreds of them, and one sample of each."""
+"""The spread of the prior of the features' weights, where that of items is 1: with 1 they fit noise (models/EXPERIMENTS.md)."""
 
 
 class Paces(nn.Module):

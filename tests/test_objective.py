@@ -194,7 +194,9 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
             else:
                 logprob = scored.logprobs(state_QD, asked.without(model.trie.leaf_of_item[before]), item)
             record = scored.record(batch.context, np.array([at]), item)
-            q = float(scored.decoder.value_logits(scored.vectors, state_QD, record, torch.from_numpy(item)).sigmoid())
+            learned_Q = scored.decoder.value_logits(scored.vectors, state_QD, record, torch.from_numpy(item))
+            fit_Q = scored.decoder.fit(state_QD, scored.vectors.leaves(torch.from_numpy(item)))
+            q, believed = (float(logit_Q.sigmoid()) for logit_Q in (learned_Q, learned_Q + (scored.decoder.value_trust - 1) * fit_Q))
             reward = float(batch.reward_BS[at, slot])
             value.append(-weight * np.log(q if reward else 1 - q))
             for level, code_Q in enumerate(scored.inner_codes(item)):
@@ -202,7 +204,7 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
                 codes.append(-weight * np.log(under if reward else 1 - under))
             if own:
                 rewards, shown = (torch.from_numpy(column[[at]]) for column in (batch.reward_BS, batch.shown_BS))
-                baseline = 0.75 * float(leave_one_out(rewards, shown.float())[0, slot]) + 0.25 * q
+                baseline = 0.75 * float(leave_one_out(rewards, shown.float())[0, slot]) + 0.25 * believed
                 advantage, logged = torch.tensor([reward - baseline]), torch.from_numpy(batch.logged_BS[at, slot : slot + 1])
                 policy.append(weight * float(topr(logprob, logged, advantage, torch.tensor([reward]))))
             elif reward > 0:
@@ -325,6 +327,23 @@ def test_what_was_wrong_about_an_item_moves_it_and_no_other_until_it_is_evicted(
     assert not decoder.paces.bias[1].any()
 
 
+def test_what_gradients_make_of_states_is_believed_as_far_as_it_proves_right() -> None:
+    """Even clicks of what they call likely and unlikely: not at all; as likely as they say: as it was."""
+    random = np.random.default_rng(0)
+    for truth, trusted in ((0.0, 0.0), (1.0, 1.0)):
+        decoder = random_model(3, levels=1, num_items=4).decoder
+        for nothing in (decoder.value_bias, decoder.affinity.weight, decoder.value_met):
+            nothing.data.zero_()
+        decoder.value_trust.data.fill_(1)
+        for _ in range(20):
+            fit_Q = torch.as_tensor(random.normal(0, 1, 400), dtype=torch.float32)
+            nobody_QZ, unmet_QK = torch.zeros(400, len(decoder.affinity.weight)), torch.zeros(400, decoder.num_kinds)
+            item_Q, expected_Q = torch.as_tensor(random.integers(1, 5, 400)), decoder.value_trust * fit_Q
+            columns = nobody_QZ, unmet_QK, fit_Q, expected_Q, (truth * fit_Q).sigmoid(), torch.ones(400)
+            decoder.correct(Surprise(400, np.arange(400), item_Q, *columns), 0.5)
+        assert float(decoder.value_trust) == pytest.approx(trusted, abs=0.05)
+
+
 def test_what_is_expected_beside_counts_as_expected() -> None:
     """Whoever was told what came to be told has nothing to learn, whichever part of the value head knew it."""
     decoder = random_model(3, levels=1, num_items=4).decoder
@@ -332,7 +351,7 @@ def test_what_is_expected_beside_counts_as_expected() -> None:
     standing_QZ, met_QK = torch.randn(2, len(decoder.affinity.weight)), torch.rand(2, decoder.num_kinds)
     logit_Q = torch.tensor([1.5, -0.5])
     decoder.paces.bias[:] = before[:, None]
-    decoder.value_trust.fill_(0.4)
+    decoder.value_trust.data.fill_(0.4)
     decoder.paces.weight[:] = torch.cat([weight_ZS.flatten(), met_K, torch.tensor([0.4])])
     columns = standing_QZ, met_QK, torch.randn(2), logit_Q, logit_Q.sigmoid(), torch.ones(2)
     seen = Surprise(1, np.zeros(2, np.int64), torch.tensor([1, 2]), *columns)
