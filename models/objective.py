@@ -116,14 +116,19 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     slots = slots or Slots.of([batch])
     state_BSD = scored.decoder.states(scored.vectors, batch.context, torch.as_tensor(batch.slate_BS))
     at_B, at_S = batch.shown_BS.nonzero()
+    item_Q, state_QD = batch.slate_BS[at_B, at_S], state_BSD[torch.as_tensor(at_B), torch.as_tensor(at_S)]
     reward_Q, weight_Q = torch.as_tensor(batch.reward_BS[at_B, at_S]), torch.as_tensor(batch.weight_B[at_B])
 
-    record = shown_record(scored, batch)
-    value_Q, *code_values = shown_values(scored, batch, state_BSD, record)
+    record = scored.record(batch.context, at_B, item_Q)
+    value_Q, *code_values = shown_values(scored, state_QD, record, item_Q)
     # of the items, then of the codes that they lie under
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
     loss = config.value_weight * (value + sum(under))
-    surprise = surprised(scored, batch, state_BSD, record, value_Q.detach())
+    with torch.no_grad():  # what gradients make of a state is learned as if all of it were believed, and believed as far as it proved right
+        fit_Q = scored.decoder.fit(state_QD, scored.vectors.leaves(torch.as_tensor(item_Q)))
+        believed_Q = value_Q + (scored.decoder.value_trust - 1) * fit_Q
+    columns = fit_Q, believed_Q, reward_Q.clamp(0, 1), weight_Q
+    surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(item_Q), record.standing_QZ, record.met_QK, *columns)
     asked_BS = asked_slots(batch, config)
     if not asked_BS.any():
         return Terms(loss, 0.0, float(value.detach()), 0.0, Ratios(0, 0.0, 0.0), surprise)
@@ -151,37 +156,17 @@ def asked_slots(batch: Batch, config: ObjectiveConfig) -> BoolArray:
     return _own(batch) & bool(config.policy_weight) | taken_BS & bool(config.likelihood_weight)
 
 
-def shown_record(scored: Scored, batch: Batch) -> Record:
-    """What the memory behind each shown slot says in numbers."""
-    return scored.record(batch.context, batch.shown_BS.nonzero()[0], batch.slate_BS[batch.shown_BS])
+def shown_values(scored: Scored, state_QD: Tensor, record: Record, item_Q: IntArray) -> list[Tensor]:
+    """What shown slots are expected to earn, as logits with gradient: (Q,) of the items, then of the codes of each inner level.
 
-
-def shown_values(scored: Scored, batch: Batch, state_BSD: Tensor, record: Record) -> list[Tensor]:
-    """What the shown slots are expected to earn, as logits with gradient: (Q,) of the items, then of the codes of each inner level.
-
-    `record`: see `shown_record`.
+    `record` is what the memory behind each of them says in numbers.
     """
     decoder, vectors = scored.decoder, scored.vectors
-    at_B, at_S = batch.shown_BS.nonzero()
-    state_QD, item_Q = state_BSD[torch.as_tensor(at_B), torch.as_tensor(at_S)], batch.slate_BS[at_B, at_S]
     codes = enumerate(scored.inner_codes(item_Q))
     return [
         decoder.value_logits(vectors, state_QD, record, torch.as_tensor(item_Q)),
         *(decoder.code_value_logits(vectors, state_QD, record, code_Q, level) for level, code_Q in codes),
     ]
-
-
-@torch.no_grad()
-def surprised(scored: Scored, batch: Batch, state_BSD: Tensor, record: Record, value_Q: Tensor) -> Surprise:
-    """What was expected, and what came. What gradients make of state and item is learned as if it were all believed, and believed as far
-    as it proved right.
-    """
-    at_B, at_S = batch.shown_BS.nonzero()
-    item_Q, state_QD = torch.as_tensor(batch.slate_BS[at_B, at_S]), state_BSD[torch.as_tensor(at_B), torch.as_tensor(at_S)]
-    fit_Q = scored.decoder.fit(state_QD, scored.vectors.leaves(item_Q))
-    logit_Q = value_Q + (scored.decoder.value_trust - 1) * fit_Q
-    earned_Q, weight_Q = torch.as_tensor(batch.reward_BS[at_B, at_S]).clamp(0, 1), torch.as_tensor(batch.weight_B[at_B])
-    return Surprise(len(batch.own_B), at_B, item_Q, record.standing_QZ, record.met_QK, fit_Q, logit_Q, earned_Q, weight_Q)
 
 
 def shown_logprobs(scored: Scored, batch: Batch, state_BSD: Tensor, asked_BS: BoolArray) -> Tensor:
