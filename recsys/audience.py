@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.click_model import Floats, Ints
-from recsys.truth import hash_share
+from recsys.truth import LIKE_SHARE, hash_share
 from streaming.events import Event, Exposure, Feedback, Item
 from streaming.proto.recommender_pb2 import RecommendResponse
 
-_LIKE_SHARE = 0.06
-"""Of the clicks; KuaiRand: 1.7 % of exposures against 45 % of clicks."""
 _DISLIKED_BELOW, _DISLIKE_SHARE = 0.05, 0.05
 """Somebody shown what he has less than this probability to click says so this often."""
 
@@ -116,7 +114,7 @@ def answer(decision: RecommendResponse, asked: Asked, items: Ints, probability: 
         told.append((shown_ms, Exposure(decision_token=decision.decision_token, slots=slots)))
     for kind, did, time_ms, lost in (
         ("click", clicked, click_ms, click_lost),
-        ("like", clicked & ~regretted & (like < _LIKE_SHARE), click_ms + react_ms, react_lost),
+        ("like", clicked & ~regretted & (like < LIKE_SHARE), click_ms + react_ms, react_lost),
         ("dislike", regretted, click_ms + react_ms, react_lost),
         ("dislike", disliked, shown_ms + react_ms, react_lost),
     ):

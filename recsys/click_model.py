@@ -119,9 +119,9 @@ def clicks_of(sample: SampleFrames) -> Clicks:
         user_ids=user_ids,
         item_ids=item_ids,
         tabs=tabs,
-        user=_indices(log["user_id"], users),
-        item=_indices(log["item_id"], items),
-        tab=_indices(log["tab"].cast(pl.String), tab_index),
+        user=indices(log["user_id"], users),
+        item=indices(log["item_id"], items),
+        tab=indices(log["tab"].cast(pl.String), tab_index),
         click=log["click"].cast(pl.Float64).to_numpy(),
         time_ms=log["event_time_ms"].to_numpy(),
         watched=_watched(sample.history, users, items),
@@ -165,7 +165,8 @@ def held_out(sample: SampleFrames, config: ClickModelConfig) -> dict[str, HeldOu
     return {name: HeldOut(log_loss=_log_loss(later.click, p), auc=_auc(later.click, p)) for name, p in predictions.items()}
 
 
-def _indices(names: pl.Series, index: Mapping[str, int]) -> Ints:
+def indices(names: pl.Series, index: Mapping[str, int]) -> Ints:
+    """The number of each name. KeyError for one that has none."""
     return np.array([index[name] for name in names], dtype=np.int64)
 
 

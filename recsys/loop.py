@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from recsys.server import Server
 from recsys.tally import Tally
 from recsys.tokens import TokenMint
 from recsys.trainer import Seeds
-from recsys.truth import TOY_START_MS, SampleTruthConfig, sample_truth, toy_truth
+from recsys.truth import TOY_START_MS, SampleTruthConfig, answered, sample_truth, toy_truth
 from recsys.worlds import KnownWorld, SimulatedWorld, Turn, WorldConfig
 from streaming.clock import ManualClock
 from streaming.events import Control, Event, Item, ItemChange, Tick, encode
@@ -204,10 +204,11 @@ class Loop:
 
 
 def sample_scene(minutes: int, seed: int) -> Scene:
-    """The packaged sample: its users, videos and clicks as a world, its first ten days as history."""
+    """The packaged sample: its users, videos and clicks as a world; its first ten days, as these users answer, as history."""
     sample = load_sample()
     truth = sample_truth(sample, SampleTruthConfig(), ClickModelConfig())
-    history = sample.frames(until_ms=truth.start_ms - HISTORY_ENDS_MS, kinds=("click", "like", "dislike"), history=8)
+    theirs = replace(sample, log=answered(sample.log, truth))
+    history = theirs.frames(until_ms=truth.start_ms - HISTORY_ENDS_MS, kinds=("click", "like", "dislike"), history=8)
     world = SimulatedWorld(truth, WorldConfig(seed=seed, minutes=minutes))
     return Scene(name="sample", world=world, start_ms=truth.start_ms, minutes=minutes, history=history)
 

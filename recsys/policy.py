@@ -24,7 +24,8 @@ class DrawingConfig:
     """How slates are drawn: part of the policy, stamped on each Decision."""
 
     way: str = "slot"
-    """`slot`: one item after another, each seeing those before it. `beam`: all at once, faster, from what the first slot sees."""
+    """`slot`: one item after another, each seeing those before it. `beam`: all at once, faster, from what the first
+    slot sees; at temperatures near 0 the chances behind the first few are less than a float can say, and luck orders them."""
     temperature: float = 0.8
     floor: float = 0.005
     """Share of each slot that is spread evenly over all legal items."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from models.successors import ACT
@@ -15,12 +16,14 @@ from recsys.config import with_settings
 from recsys.features import Lesson
 from recsys.live_model import ItemsFeed
 from recsys.memory import View
+from recsys.policy import GenerativePolicy
 from recsys.presets import tiny
 from recsys.simulate.battery import Plan, played
 from recsys.simulate.cascade import Recall
 from recsys.simulate.diary import COLUMNS, Record
 from recsys.simulate.measures import Records, gap_figures, interval_of, world_figures
 from recsys.simulate.stage import Beginning
+from recsys.simulate.understanding import ranked
 from recsys.simulate.variants import VARIANTS
 from recsys.simulate.worlds import Population, population
 from recsys.truth import toy_truth
@@ -39,6 +42,13 @@ def toy(seed: int, minutes: int) -> World:
 def plan(variants: list[str], seeds: tuple[int, ...] = (0,), world: Population | None = None) -> Plan:
     world = world or Population(name="toy", twin=toy)
     return Plan(population=world, config=tiny(), minutes=MINUTES, seeds=seeds, variants=variants)
+
+
+def catalogue_of(beginning: Beginning) -> Catalogue:
+    catalogue, feed = Catalogue(), ItemsFeed(beginning.items_log, 0)
+    feed.read()
+    feed.apply_up_to(1 << 60, catalogue)
+    return catalogue
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +77,19 @@ def test_nobody_is_above_the_oracle_and_luck_is_shared(records: Records) -> None
     assert oracle["reward"].sum() > 1.5 * records["random"][0]["reward"].sum()
 
 
+def test_a_ranking_holds_no_luck(tmp_path: Path) -> None:
+    """Users of whom nothing is known are ranked alike to the last place, and each item stands in it once."""
+    beginning = Beginning.made(Population(name="toy", twin=toy), tiny(), 0, MINUTES, tmp_path)
+    catalogue, artifact = catalogue_of(beginning), beginning.artifact()
+    nobody = View(*(np.zeros(0, np.int64) for _ in range(3)))
+    with torch.no_grad():  # the last is not as likely as the first by far: at a temperature near 0 its chance is less than a float can say
+        artifact.decoder.leaf_bias.copy_(torch.arange(artifact.decoder.capacity, dtype=torch.float32))
+    policy = GenerativePolicy(artifact, tiny().drawing)
+    first, *others = ranked(policy, catalogue, ["a", "b", "c"], [nobody] * 3, len(catalogue.item_ids))
+    assert others == [first, first]
+    assert sorted(first) == sorted(artifact.item_ids)
+
+
 def test_what_stands_still_stands_still(records: Records) -> None:
     """Before anything is learned or remembered, the four of one model are one; then they part."""
     four = [records[name][0]["expected"] for name in ("online", "offline", "memory_only", "weights_only")]
@@ -86,10 +109,7 @@ def test_learning_is_worth_something(records: Records) -> None:
 
 def test_a_recall_hands_on_what_its_users_took(out: Path) -> None:
     beginning = Beginning.made(Population(name="toy", twin=toy), tiny(), 0, MINUTES, out / "recall")
-    catalogue = Catalogue()
-    feed = ItemsFeed(beginning.items_log, 0)
-    feed.read()
-    feed.apply_up_to(1 << 60, catalogue)
+    catalogue = catalogue_of(beginning)
     texts = catalogue.texts(range(1, len(catalogue.item_ids) + 1))
     group = {text.item_id: text.title[0] for text in texts}
     nobody = View(*(np.zeros(0, np.int64) for _ in range(3)))

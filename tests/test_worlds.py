@@ -3,11 +3,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
+import polars as pl
 import pytest
 
-from recsys.click_model import ClickModelConfig, held_out
+from recsys.click_model import ClickModelConfig, held_out, sigmoid
 from recsys.datasets import Sample, load_sample
-from recsys.truth import SampleTruthConfig, Truth, hash_share, sample_truth, toy_truth
+from recsys.truth import SampleTruthConfig, Truth, answered, hash_share, sample_truth, toy_truth
 from recsys.worlds import KnownWorld, SimulatedWorld, Turn, WorldConfig, toy_world
 from streaming.events import Event
 from streaming.proto.recommender_pb2 import RecommendResponse, Slot
@@ -271,3 +272,30 @@ class TestSampleWorld:
         for name in ("tastes", "later_tastes", "factors", "item_bias", "user_bias", "swing", "phase"):
             assert np.array_equal(getattr(one, name), getattr(two, name)), name
         assert one.start_ms == sample.warm_start_until_ms
+
+
+def test_a_history_is_answered_by_the_users_of_its_world(sample: Sample, truth: Truth) -> None:
+    """Exposures stay; clicks are as likely as the truth says, and no more like the real ones than that."""
+    log = answered(sample.log, truth)
+    known = sample.log.filter(pl.col("user_id").is_in(truth.user_ids))
+    assert log.drop("click", "like").equals(known.drop("click", "like"))
+    assert log.schema == sample.log.schema
+    user, item = (
+        [keys.index(key) for key in log[name]] for name, keys in (("user_id", list(truth.user_ids)), ("item_id", item_ids(truth)))
+    )
+    tab = [truth.tabs.index(str(name)) for name in log["tab"]]
+    taste = (truth.tastes[user] * truth.factors[item]).sum(1)
+    chance = sigmoid(truth.base + truth.user_bias[user] + truth.tab_bias[tab] + truth.item_bias[item] + taste)
+    clicked = log["click"].to_numpy()
+    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 0.6), (0.6, 1.0)):
+        within = (low <= chance) & (chance < high)
+        error = np.sqrt((chance[within] * (1 - chance[within])).sum())
+        assert within.sum() > 500
+        assert abs(clicked[within].sum() - chance[within].sum()) < 4 * error
+    assert answered(sample.log, truth)["click"].equals(log["click"])
+    assert not answered(sample.log, truth, seed=1)["click"].equals(log["click"])
+    assert (log["click"] >= log["like"]).all()
+
+
+def item_ids(truth: Truth) -> list[str]:
+    return [item.item_id for item in truth.items]

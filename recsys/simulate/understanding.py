@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recsys.catalogue import item_key
+from recsys.catalogue import Catalogue, item_key
 from recsys.click_model import Floats
 from recsys.engine import Engine
 from recsys.features import Wish
@@ -32,15 +32,15 @@ class Understood:
 
 
 def understood(world: KnownWorld, engine: Engine, policy: GenerativePolicy, turns: Mapping[str, int]) -> list[Understood]:
-    """Of the first users in `turns` (turns by user): their catalogue as the policy ranks it now, without luck and without exploring.
+    """Of the first users in `turns` (turns by user): their catalogue as the policy ranks it now (`ranked`).
 
     NDCG over the first 100 places; the gain of an item is the true probability of a click in the first slot.
     """
     user_ids = sorted(turns)[:USERS]
-    ranked = _ranked(engine, policy, user_ids, [engine.memory.view(user_id) for user_id in user_ids], RANKED)
+    views = [engine.memory.view(user_id) for user_id in user_ids]
     return [
         Understood(turns[user_id], _ndcg(world, user_id, item_ids, engine.catalogue.item_ids))
-        for user_id, item_ids in zip(user_ids, ranked, strict=True)
+        for user_id, item_ids in zip(user_ids, ranked(policy, engine.catalogue, user_ids, views, RANKED), strict=True)
     ]
 
 
@@ -50,12 +50,12 @@ def second_tries(engine: Engine, policy: GenerativePolicy, turns: Mapping[str, i
     """
     user_ids, size = sorted(turns)[:USERS], engine.config.default_slate_size
     views = [engine.memory.view(user_id) for user_id in user_ids]
-    first = _ranked(engine, policy, user_ids, views, size)
+    first = ranked(policy, engine.catalogue, user_ids, views, size)
     dislike = engine.memory.config.kind_of(Feedback(kind="dislike"))
     repeated = []
     for kinds in ([SHOWN], [SHOWN, dislike]):
         later = [_after(view, item_ids, kinds, engine.memory.config.rows) for view, item_ids in zip(views, first, strict=True)]
-        again = _ranked(engine, policy, user_ids, later, size)
+        again = ranked(policy, engine.catalogue, user_ids, later, size)
         repeated.append([len(set(old) & set(new)) / max(len(old), 1) for old, new in zip(first, again, strict=True)])
     return list(zip([turns[user_id] for user_id in user_ids], *repeated, strict=True))
 
@@ -67,17 +67,20 @@ def _after(view: View, item_ids: Sequence[str], kinds: Sequence[int], most: int)
     return View(*(np.concatenate(pair)[-most:] for pair in pairs))
 
 
-def _ranked(engine: Engine, policy: GenerativePolicy, user_ids: Sequence[str], views: Sequence[View], number: int) -> list[list[str]]:
-    """The first items for users with these memories, without luck and without exploring."""
-    sharp = policy.with_drawing(replace(policy.drawing, way="beam", temperature=0.01, floor=0.0, novelty_bonus=0.0))
-    wish = Wish((), (), {}, False, engine.catalogue.next_offset)
+def ranked(policy: GenerativePolicy, catalogue: Catalogue, user_ids: Sequence[str], views: Sequence[View], number: int) -> list[list[str]]:
+    """The first items for users with these memories, without luck and without exploring.
+
+    Slot by slot: drawn as a beam, all but the first chance would round to nothing so near to temperature 0, and luck would order the rest.
+    """
+    sharp = policy.with_drawing(replace(policy.drawing, way="slot", temperature=0.01, floor=0.0, novelty_bonus=0.0))
+    wish = Wish((), (), {}, False, catalogue.next_offset)
     asked = [Asked(user_id, view, {}, number, wish, seed) for seed, (user_id, view) in enumerate(zip(user_ids, views, strict=True))]
-    return [choice.item_ids for choice in sharp.decide(asked, engine.catalogue)]
+    return [choice.item_ids for choice in sharp.decide(asked, catalogue)]
 
 
-def _ndcg(world: KnownWorld, user_id: str, ranked: Sequence[str], item_ids: Sequence[str]) -> float:
-    ideal = np.sort(world.expected_reward(user_id, item_ids, 0))[::-1][: len(ranked)]
-    return float(_discounted(world.expected_reward(user_id, ranked, 0)) / _discounted(ideal))
+def _ndcg(world: KnownWorld, user_id: str, ranking: Sequence[str], item_ids: Sequence[str]) -> float:
+    ideal = np.sort(world.expected_reward(user_id, item_ids, 0))[::-1][: len(ranking)]
+    return float(_discounted(world.expected_reward(user_id, ranking, 0)) / _discounted(ideal))
 
 
 def _discounted(gains: Floats) -> float:

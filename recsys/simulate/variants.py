@@ -128,7 +128,7 @@ class RolledBack(Learning):
 class Cascade(Learning):
     """The same, but what it chooses from was found by a recall that is fitted to the history and learns nothing more."""
 
-    def __init__(self, stage: Stage, candidates: int = 100) -> None:
+    def __init__(self, stage: Stage, candidates: int = 200) -> None:
         super().__init__(stage)
         self._candidates = candidates
         catalogue = self.learner.catalogue

@@ -1,7 +1,7 @@
 """The worlds of the battery by name, and worlds that anyone brings. Knows nothing of variants or of what is measured.
 
 All known ones are cut from one truth, fitted to the real clicks of the packaged sample: the users and videos seen most, with the
-real exposures of these videos to these users as history.
+real exposures of these videos to these users as history, and what these users would have made of them.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from recsys.click_model import ClickModelConfig
 from recsys.datasets import Sample, load_sample
 from recsys.imports import Frames, make_frames
 from recsys.loop import HISTORY_ENDS_MS
-from recsys.truth import SampleTruthConfig, Truth, sample_truth
+from recsys.truth import SampleTruthConfig, Truth, answered, sample_truth
 from recsys.worlds import SimulatedWorld, World, WorldConfig
 
 NUM_USERS, NUM_ITEMS = 400, 500
@@ -154,9 +154,10 @@ def _fitted() -> tuple[Sample, Truth]:
 
 
 def _history(sample: Sample, truth: Truth, config: WorldConfig, ends_ms: int) -> Frames:
-    """The real exposures, before the world begins, of its items then to its users then."""
+    """The real exposures, before the world begins, of its items then to its users then, as these answer (`recsys.truth.answered`)."""
     world = SimulatedWorld(truth, config)
-    frames = sample.frames(until_ms=truth.start_ms - ends_ms, kinds=("click", "like", "dislike"), history=8)
+    theirs = replace(sample, log=answered(sample.log, truth))
+    frames = theirs.frames(until_ms=truth.start_ms - ends_ms, kinds=("click", "like", "dislike"), history=8)
     known = pl.col("item_id").is_in([item.item_id for item in world.catalog()])
-    theirs = pl.col("user_id").is_in(world.users())
-    return make_frames(frames.interactions.filter(known & theirs), frames.items.filter(known))
+    by_them = pl.col("user_id").is_in(world.users())
+    return make_frames(frames.interactions.filter(known & by_them), frames.items.filter(known))
