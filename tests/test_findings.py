@@ -41,12 +41,27 @@ def test_newcomers_are_told_by_their_turns_and_residents_left_out() -> None:
 def test_new_items_reach_half_of_their_rate() -> None:
     arrived = np.concatenate([[0.0], np.zeros(474)])
     shown = np.concatenate([[np.nan], np.arange(474) + 6.0])
-    found = findings.adaptation({}, {"online": {0: record({"arrived_minute": arrived, "shown_minute": shown, "expected_reward": shown})}})
+    life = {"arrival": np.zeros(475), "arrived_minute": arrived, "shown_minute": shown, "expected_reward": shown}
+    found = findings.adaptation({}, {"online": {0: record(life)}})
     assert found is not None
     online = found["items"]["online"]
     assert online["arrived"] == 1
     assert 0.9 < online["settled_rate"] <= 1
     assert 5 <= online["minutes_to_half"] <= 6
+
+
+def test_new_items_are_told_by_the_exposures_that_each_had() -> None:
+    """Two items shown in turn, and one that never is: the first earns 1, 2, 3, the second 10, 20, 30."""
+    life = {
+        "arrival": [0, 1, 2, 0, 1, 0, 1, 0, 1],
+        "arrived_minute": [0, 0, 5, 0, 0, 0, 0, 0, 0],
+        "shown_minute": [np.nan, np.nan, np.nan, 1, 1, 2, 2, 2, 3],
+        "expected_reward": [np.nan, np.nan, np.nan, 1, 10, 2, 20, 3, 30],
+    }
+    found = findings.adaptation({}, {"online": {0: record(life), 1: record(life)}})
+    assert found is not None
+    rewards = found["items"]["online"]["reward_by_exposures"]
+    assert (rewards["0"], rewards["1"], rewards["2"], rewards["3-5"]) == (5.5, 11.0, 16.5, None)
 
 
 def test_a_second_try_counts_what_is_repeated() -> None:

@@ -142,6 +142,9 @@ def test_a_finished_run_is_kept_and_a_changed_one_made_anew(out: Path, records: 
     Record(kept.columns, kept.user_ids, dict(kept.figures) | {"behavior_digest": "another"}).save(path)
     played(plan(["random"]), out)
     assert Record.load(path).figures["behavior_digest"] != "another"
+    Record({name: kept[name] for name in COLUMNS}, kept.user_ids, kept.figures).save(path)  # as before there were the others
+    played(plan(["random"]), out)
+    assert Record.load(path).columns.keys() == kept.columns.keys()
 
 
 def test_seeds_in_processes_of_their_own_give_the_same(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ COLUMNS = ("minute", "user", "turn", "slots", "reward", "expected", "best", "rep
 """One value a decision: world minute; the user, by order of first turn; how many turns he had before; slots shown; reward of the
 feedback on them; what it was expected to be; what the best slate would have been expected to earn in their places (both NaN in worlds
 that don't tell); the share of the items this user was last shown that this slate repeats, and the reward of that slate (NaN: the first)."""
-ARRIVALS = ("arrived_minute", "shown_minute", "expected_reward")
-"""One value an exposure of an item that arrived in the run, and one with a NaN for each that arrived: when it came, when it was shown, and
-what that was expected to earn."""
+ARRIVALS = ("arrival", "arrived_minute", "shown_minute", "expected_reward")
+"""One value an exposure of an item that arrived in the run, and one with NaN for each that arrived: the item, by order of arrival, when it
+came, when it was shown, and what that was expected to earn."""
 
 
 @dataclass
@@ -72,8 +72,8 @@ class Record:
 
     @staticmethod
     def kept(path: Path, name: str, digest: str) -> "Record | None":
-        """What an earlier call left at `path`, if its figure `name` is this digest: that of what it was made with."""
-        with suppress(FileNotFoundError):
+        """What an earlier call left at `path`, if it is whole and its figure `name` is this digest: that of what it was made with."""
+        with suppress(FileNotFoundError, KeyError):
             record = Record.load(path)
             if record.figures[name] == digest:
                 return record

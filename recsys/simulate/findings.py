@@ -22,7 +22,9 @@ SETTLED_MINUTES = 60
 
 
 def adaptation(crowd: Records, fresh: Records) -> dict[str, Any] | None:
-    """Share of the oracle by the turns a newcomer had before, and reward by the exposures a new item had before, by variant."""
+    """Share of the oracle by the turns a newcomer had before; of new items how soon they are shown, and reward by the exposures that each
+    had before; by variant.
+    """
     users = {name: _newcomers(list(crowd[name].values())) for name in HALF_OF if crowd.get(name)}
     items = {name: _new_items(list(fresh[name].values())) for name in HALF_OF if fresh.get(name)}
     return {"users": users or None, "items": items or None} if users or items else None
@@ -152,8 +154,9 @@ def _new_items(runs: list[Record]) -> dict[str, Any]:
     """Exposures of new items by their age, and when half of the settled rate was reached."""
     ages = np.concatenate([run["shown_minute"] - run["arrived_minute"] for run in runs])
     lives = np.concatenate([run["minute"].max() - run["arrived_minute"][np.isnan(run["shown_minute"])] for run in runs])
+    rewards = {"reward_by_exposures": _by_exposures(runs)}
     if not lives.size:
-        return {"arrived": 0, "rate_by_age": [], "settled_rate": None, "minutes_to_half": None}
+        return {"arrived": 0, "rate_by_age": [], "settled_rate": None, "minutes_to_half": None} | rewards
     horizon = int(lives.max()) + 1
     shown = np.bincount(ages[np.isfinite(ages)].astype(np.int64), minlength=horizon)[:horizon]
     observed = (lives[:, None] >= np.arange(horizon)).sum(0)
@@ -167,7 +170,20 @@ def _new_items(runs: list[Record]) -> dict[str, Any]:
         "rate_by_age": rate[:SETTLED_MINUTES].tolist(),
         "settled_rate": settled,
         "minutes_to_half": int(reached[0]) + 1 if reached.size else None,
-    }
+    } | rewards
+
+
+def _by_exposures(runs: list[Record]) -> dict[str, float | None]:
+    """What exposures of new items were expected to earn, by those that the item had had before."""
+    before, earned = [], []
+    for run in runs:
+        shown = np.isfinite(run["shown_minute"])
+        order = np.argsort(run["arrival"][shown], kind="stable")  # of one item in order of time
+        item = run["arrival"][shown][order]
+        before.append(np.arange(len(item)) - np.searchsorted(item, item))
+        earned.append(run["expected_reward"][shown][order])
+    number, worth = np.concatenate(before), np.concatenate(earned)
+    return {_named(first, last): _mean(worth[(number >= first) & (number <= last)]) for first, last in TURNS}
 
 
 def _honest_share(run: Record, flooders: float) -> float:

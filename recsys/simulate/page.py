@@ -38,7 +38,7 @@ def write_page(figures: Mapping[str, Any], worlds: Mapping[str, Any], command: s
 FINDINGS: Mapping[str, tuple[str, str]] = {
     "adaptation": (
         "Adaptation",
-        "Share of the oracle by the turns a newcomer had before; how soon new items are shown.",
+        "Share of the oracle by the turns a newcomer had before; how soon new items are shown, and their reward by exposures before.",
     ),
     "understanding": ("Understanding", "NDCG of the whole catalogue ranked for users, by the turns they had had."),
     "second_try": (

@@ -45,8 +45,8 @@ class Run:
         self._diary = Diary()
         self._pending: list[tuple[int, int, Event]] = []
         self._num_pending = 0
-        self._arrived: dict[str, int] = {}
-        """By item, the minute it came."""
+        self._arrived: dict[str, tuple[int, int]] = {}
+        """By item, its number, by order of arrival, and the minute it came."""
         self._policy: Policy | None = None
         self._last_shown: dict[str, tuple[list[str], float]] = {}
         self._seconds: dict[str, float] = defaultdict(float)
@@ -111,8 +111,8 @@ class Run:
         self._answer()
         for time_ms, item in changes:
             if not item.retired:
-                self._arrived[item.item_id] = self._minute(time_ms)
-                self._diary.new_rows.append((self._arrived[item.item_id], np.nan, np.nan))
+                self._arrived[item.item_id] = len(self._arrived), self._minute(time_ms)
+                self._diary.new_rows.append((*self._arrived[item.item_id], np.nan, np.nan))
         self.engine.upsert([item for _, item in changes])
 
     def _answer(self) -> None:
@@ -175,7 +175,7 @@ class Run:
         self._diary.rows.append((minute, user, number, len(shown), reward, expected.sum(), best.sum(), repeated, before))
         for item_id, worth in zip(item_ids, expected.tolist(), strict=True):
             if item_id in self._arrived:
-                self._diary.new_rows.append((self._arrived[item_id], minute, worth))
+                self._diary.new_rows.append((*self._arrived[item_id], minute, worth))
 
     def _minute(self, time_ms: int) -> int:
         return (time_ms - self._stage.beginning.start_ms) // MINUTE_MS
