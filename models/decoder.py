@@ -344,24 +344,20 @@ class Decoder(nn.Module):
         met_QK = met(item_BL, context.kind_BL, at_Q, item_Q, self.num_kinds)
         return Record(counted(context.kind_BL, self.num_kinds)[of_Q], standing_BZ[of_Q], met_QK)
 
-    def value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, item_Q: Tensor) -> Tensor:
-        """q(context, slot, item) as a logit, (Q,), with all of `fit`: what is learned. Believed is what Surprise says."""
+    def value_logits(self, fit_Q: Tensor, state_QD: Tensor, record: Record, item_Q: Tensor) -> Tensor:
+        """q(context, slot, item) as a logit, (Q,), given all of the items' `fit`: what is learned. Believed is what Surprise says."""
         suits_Q = self._suited(record, self.content_RC[item_Q])
-        return self._value_of(state_QD, record, vectors.leaves(item_Q)) + suits_Q + self.value_bias[item_Q]
+        return fit_Q + self.value_level(state_QD, record.counts_QK) + suits_Q + self.value_bias[item_Q]
 
     def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, code_Q: Tensor, level: int) -> Tensor:
         """The same of a code of an inner level, (Q,): the reward of what was shown under it."""
         vector_QD = F.embedding(code_Q, vectors.code_VD[level])
-        return self._value_of(state_QD, record, vector_QD) + self.code_value[level][code_Q]
+        return self.fit(state_QD, vector_QD) + self.value_level(state_QD, record.counts_QK) + self.code_value[level][code_Q]
 
     def fit(self, state_QD: Tensor, vector_QD: Tensor) -> Tensor:
         """What gradients make of states and the items or codes with these vectors, logits, (Q,)."""
         fit_Q: Tensor = (self.value(state_QD) * vector_QD).sum(-1)
         return fit_Q
-
-    def _value_of(self, state_QD: Tensor, record: Record, vector_QD: Tensor) -> Tensor:
-        """What is expected of an item or code with this vector, but for what Newton steps know of it."""
-        return self.fit(state_QD, vector_QD) + self.value_level(state_QD, record.counts_QK)
 
     def _suited(self, told: Record | Surprise, content_QC: Tensor) -> Tensor:
         """What memories make of contents and of the very items, logits, (Q,)."""

@@ -120,14 +120,14 @@ def objective(scored: Scored, batch: Batch, config: ObjectiveConfig, slots: Slot
     reward_Q, weight_Q = torch.as_tensor(batch.reward_BS[at_B, at_S]), torch.as_tensor(batch.weight_B[at_B])
 
     record = scored.record(batch.context, at_B, item_Q)
-    value_Q, *code_values = shown_values(scored, state_QD, record, item_Q)
+    fit_Q = scored.decoder.fit(state_QD, scored.vectors.leaves(torch.as_tensor(item_Q)))
+    value_Q, *code_values = shown_values(scored, fit_Q, state_QD, record, item_Q)
     # of the items, then of the codes that they lie under
     value, *under = [(weight_Q * value_loss(logit_Q, reward_Q)).sum() / slots.value for logit_Q in (value_Q, *code_values)]
     loss = config.value_weight * (value + sum(under))
     with torch.no_grad():  # what gradients make of a state is learned as if all of it were believed, and believed as far as it proved right
-        fit_Q = scored.decoder.fit(state_QD, scored.vectors.leaves(torch.as_tensor(item_Q)))
         believed_Q = value_Q + (scored.decoder.value_trust - 1) * fit_Q
-    columns = fit_Q, believed_Q, reward_Q.clamp(0, 1), weight_Q
+    columns = fit_Q.detach(), believed_Q, reward_Q.clamp(0, 1), weight_Q
     surprise = Surprise(len(batch.own_B), at_B, torch.as_tensor(item_Q), record.standing_QZ, record.met_QK, *columns)
     asked_BS = asked_slots(batch, config)
     if not asked_BS.any():
@@ -156,15 +156,15 @@ def asked_slots(batch: Batch, config: ObjectiveConfig) -> BoolArray:
     return _own(batch) & bool(config.policy_weight) | taken_BS & bool(config.likelihood_weight)
 
 
-def shown_values(scored: Scored, state_QD: Tensor, record: Record, item_Q: IntArray) -> list[Tensor]:
+def shown_values(scored: Scored, fit_Q: Tensor, state_QD: Tensor, record: Record, item_Q: IntArray) -> list[Tensor]:
     """What shown slots are expected to earn, as logits with gradient: (Q,) of the items, then of the codes of each inner level.
 
-    `record` is what the memory behind each of them says in numbers.
+    `fit_Q`: see `Decoder.fit`; `record` is what the memory behind each of them says in numbers.
     """
     decoder, vectors = scored.decoder, scored.vectors
     codes = enumerate(scored.inner_codes(item_Q))
     return [
-        decoder.value_logits(vectors, state_QD, record, torch.as_tensor(item_Q)),
+        decoder.value_logits(fit_Q, state_QD, record, torch.as_tensor(item_Q)),
         *(decoder.code_value_logits(vectors, state_QD, record, code_Q, level) for level, code_Q in codes),
     ]
 

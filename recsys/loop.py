@@ -17,7 +17,7 @@ from recsys import publisher
 from recsys.click_model import ClickModelConfig
 from recsys.client import Client
 from recsys.config import Config, behavior_digest
-from recsys.datasets import load_sample
+from recsys.datasets import Sample, load_sample
 from recsys.engine import Engine, Identity
 from recsys.imports import Frames, import_logs, items_of
 from recsys.keeper import Keeper
@@ -26,7 +26,7 @@ from recsys.server import Server
 from recsys.tally import Tally
 from recsys.tokens import TokenMint
 from recsys.trainer import Seeds
-from recsys.truth import TOY_START_MS, SampleTruthConfig, answered, sample_truth, toy_truth
+from recsys.truth import TOY_START_MS, SampleTruthConfig, Truth, answered, sample_truth, toy_truth
 from recsys.worlds import KnownWorld, SimulatedWorld, Turn, WorldConfig
 from streaming.clock import ManualClock
 from streaming.events import Control, Event, Item, ItemChange, Tick, encode
@@ -207,10 +207,14 @@ def sample_scene(minutes: int, seed: int) -> Scene:
     """The packaged sample: its users, videos and clicks as a world; its first ten days, as these users answer, as history."""
     sample = load_sample()
     truth = sample_truth(sample, SampleTruthConfig(), ClickModelConfig())
-    theirs = replace(sample, log=answered(sample.log, truth))
-    history = theirs.frames(until_ms=truth.start_ms - HISTORY_ENDS_MS, kinds=("click", "like", "dislike"), history=8)
     world = SimulatedWorld(truth, WorldConfig(seed=seed, minutes=minutes))
-    return Scene(name="sample", world=world, start_ms=truth.start_ms, minutes=minutes, history=history)
+    return Scene(name="sample", world=world, start_ms=truth.start_ms, minutes=minutes, history=sample_history(sample, truth))
+
+
+def sample_history(sample: Sample, truth: Truth, ends_ms: int = HISTORY_ENDS_MS) -> Frames:
+    """The real exposures up to `ends_ms` before a world of this truth begins, as its users answer them (`recsys.truth.answered`)."""
+    theirs = replace(sample, log=answered(sample.log, truth))
+    return theirs.frames(until_ms=truth.start_ms - ends_ms, kinds=("click", "like", "dislike"), history=8)
 
 
 def toy_scene(minutes: int, seed: int) -> Scene:

@@ -163,21 +163,15 @@ def answered(log: pl.DataFrame, truth: Truth, seed: int = 0) -> pl.DataFrame:
     A history that its own users contradict teaches whoever learns from it the wrong tastes: a team's log comes from the users it serves.
     Rows of users, items or tabs that the truth doesn't have are left out.
     """
-    rows = log.with_columns(tab_name=pl.col("tab").cast(pl.String)).filter(
-        pl.col("user_id").is_in(truth.user_ids)
-        & pl.col("item_id").is_in([item.item_id for item in truth.items])
-        & pl.col("tab_name").is_in(truth.tabs)
-    )
-    user, item, tab = (
-        indices(rows[name], {key: i for i, key in enumerate(keys)})
-        for name, keys in (("user_id", truth.user_ids), ("item_id", [item.item_id for item in truth.items]), ("tab_name", truth.tabs))
-    )
+    known = {"user_id": truth.user_ids, "item_id": [item.item_id for item in truth.items], "tab": truth.tabs}
+    rows = log.filter(pl.col(name).cast(pl.String).is_in(keys) for name, keys in known.items())
+    user, item, tab = (indices(rows[name].cast(pl.String), {key: i for i, key in enumerate(keys)}) for name, keys in known.items())
     taste = np.einsum("nr,nr->n", truth.tastes[user], truth.factors[item])
-    logit = truth.base + truth.user_bias[user] + truth.tab_bias[tab] + truth.item_logits_at(0.0, 0.0)[item] + taste
+    logit = truth.base + truth.user_bias[user] + truth.tab_bias[tab] + truth.item_bias[item] + taste
     click, like = np.random.default_rng([seed, 4]).random((2, len(rows)))
     clicked = click < sigmoid(logit)
     answers = {"click": clicked, "like": clicked & (like < LIKE_SHARE)}
-    return rows.drop("tab_name").with_columns(pl.Series(name, did).cast(log[name].dtype) for name, did in answers.items())
+    return rows.with_columns(pl.Series(name, did).cast(log[name].dtype) for name, did in answers.items())
 
 
 def toy_truth(num_users: int = 40, num_items: int = 60, num_groups: int = 4, seed: int = 0) -> Truth:

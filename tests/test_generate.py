@@ -342,8 +342,8 @@ def test_what_is_expected_moves_the_odds_of_each_item_and_no_choice_moves_what_i
     plain = scores(model, request, item_BS, at_Q, at_Q, rows).detach().numpy()
     state_BSD = decoder.states(model.scored.vectors, request.context, torch.from_numpy(item_BS))
     state_QD, record = state_BSD[:, 0].expand(len(rows), -1), model.scored.record(request.context, at_Q, rows)
-    learned_Q = decoder.value_logits(model.scored.vectors, state_QD, record, torch.from_numpy(rows))
     fit_Q = decoder.fit(state_QD, model.scored.vectors.leaves(torch.from_numpy(rows)))
+    learned_Q = decoder.value_logits(fit_Q, state_QD, record, torch.from_numpy(rows))
     value = (learned_Q + (decoder.value_trust - 1) * fit_Q).detach().numpy()  # what is believed of it
     weight = np.exp(plain + 2 * value)
     ruled = replace(request, rule=replace(request.rule, value_B=np.full(1, 2, np.float32)))

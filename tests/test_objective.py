@@ -194,8 +194,8 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
             else:
                 logprob = scored.logprobs(state_QD, asked.without(model.trie.leaf_of_item[before]), item)
             record = scored.record(batch.context, np.array([at]), item)
-            learned_Q = scored.decoder.value_logits(scored.vectors, state_QD, record, torch.from_numpy(item))
             fit_Q = scored.decoder.fit(state_QD, scored.vectors.leaves(torch.from_numpy(item)))
+            learned_Q = scored.decoder.value_logits(fit_Q, state_QD, record, torch.from_numpy(item))
             q, believed = (float(logit_Q.sigmoid()) for logit_Q in (learned_Q, learned_Q + (scored.decoder.value_trust - 1) * fit_Q))
             reward = float(batch.reward_BS[at, slot])
             value.append(-weight * np.log(q if reward else 1 - q))

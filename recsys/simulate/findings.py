@@ -26,7 +26,8 @@ def adaptation(crowd: Records, fresh: Records) -> dict[str, Any] | None:
     had before; by variant.
     """
     users = {name: _newcomers(list(crowd[name].values())) for name in HALF_OF if crowd.get(name)}
-    items = {name: _new_items(list(fresh[name].values())) for name in HALF_OF if fresh.get(name)}
+    lives = {name: list(fresh[name].values()) for name in HALF_OF if fresh.get(name)}
+    items = {name: _new_items(runs) | {"reward_by_exposures": _by_exposures(runs)} for name, runs in lives.items()}
     return {"users": users or None, "items": items or None} if users or items else None
 
 
@@ -52,7 +53,7 @@ def second_try(records: Records) -> dict[str, Any] | None:
             turns, *answers = np.array(tries).T
             asked = dict(zip(("had_he_passed_all_by", "had_he_disliked_all"), answers, strict=True))
             found[name] = found.get(name, {}) | {what: _mean(repeated) for what, repeated in asked.items()}
-            found[name] |= {f"{what}_by_turns": _by_turns(turns, repeated) for what, repeated in asked.items()}
+            found[name] |= {f"{what}_by_turns": _by_number(turns, repeated, TURNS[1:]) for what, repeated in asked.items()}
     return found or None
 
 
@@ -63,7 +64,7 @@ def understanding(records: Records) -> dict[str, dict[str, float | None]] | None
         told = [pair for run in records.get(name, {}).values() for pair in run.figures.get("understanding", [])]
         if told:
             turns, ndcg = np.array(told).T
-            found[name] = _by_turns(turns, ndcg)
+            found[name] = _by_number(turns, ndcg, TURNS[1:])
     return found or None
 
 
@@ -154,9 +155,8 @@ def _new_items(runs: list[Record]) -> dict[str, Any]:
     """Exposures of new items by their age, and when half of the settled rate was reached."""
     ages = np.concatenate([run["shown_minute"] - run["arrived_minute"] for run in runs])
     lives = np.concatenate([run["minute"].max() - run["arrived_minute"][np.isnan(run["shown_minute"])] for run in runs])
-    rewards = {"reward_by_exposures": _by_exposures(runs)}
     if not lives.size:
-        return {"arrived": 0, "rate_by_age": [], "settled_rate": None, "minutes_to_half": None} | rewards
+        return {"arrived": 0, "rate_by_age": [], "settled_rate": None, "minutes_to_half": None}
     horizon = int(lives.max()) + 1
     shown = np.bincount(ages[np.isfinite(ages)].astype(np.int64), minlength=horizon)[:horizon]
     observed = (lives[:, None] >= np.arange(horizon)).sum(0)
@@ -170,20 +170,19 @@ def _new_items(runs: list[Record]) -> dict[str, Any]:
         "rate_by_age": rate[:SETTLED_MINUTES].tolist(),
         "settled_rate": settled,
         "minutes_to_half": int(reached[0]) + 1 if reached.size else None,
-    } | rewards
+    }
 
 
 def _by_exposures(runs: list[Record]) -> dict[str, float | None]:
     """What exposures of new items were expected to earn, by those that the item had had before."""
     before, earned = [], []
     for run in runs:
-        shown = np.isfinite(run["shown_minute"])
-        order = np.argsort(run["arrival"][shown], kind="stable")  # of one item in order of time
-        item = run["arrival"][shown][order]
+        shown = np.flatnonzero(np.isfinite(run["shown_minute"]))
+        shown = shown[np.argsort(run["arrival"][shown], kind="stable")]  # of one item in order of time
+        item = run["arrival"][shown]
         before.append(np.arange(len(item)) - np.searchsorted(item, item))
-        earned.append(run["expected_reward"][shown][order])
-    number, worth = np.concatenate(before), np.concatenate(earned)
-    return {_named(first, last): _mean(worth[(number >= first) & (number <= last)]) for first, last in TURNS}
+        earned.append(run["expected_reward"][shown])
+    return _by_number(np.concatenate(before), np.concatenate(earned), TURNS)
 
 
 def _honest_share(run: Record, flooders: float) -> float:
@@ -212,9 +211,9 @@ def _mean(values: Array) -> float | None:
     return float(values.mean()) if values.size else None
 
 
-def _by_turns(turns: Array, values: Array) -> dict[str, float | None]:
-    """Means of values of users, by the turns that each had had."""
-    return {_named(first, last): _mean(values[(turns >= first) & (turns <= last)]) for first, last in TURNS[1:]}
+def _by_number(number: Array, values: Array, spans: Sequence[tuple[int, int]]) -> dict[str, float | None]:
+    """Means of values, by the turns that their users, or the exposures that their items, had had."""
+    return {_named(first, last): _mean(values[(number >= first) & (number <= last)]) for first, last in spans}
 
 
 def _named(first: int, last: int) -> str:

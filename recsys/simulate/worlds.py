@@ -16,8 +16,8 @@ import polars as pl
 from recsys.click_model import ClickModelConfig
 from recsys.datasets import Sample, load_sample
 from recsys.imports import Frames, make_frames
-from recsys.loop import HISTORY_ENDS_MS
-from recsys.truth import SampleTruthConfig, Truth, answered, sample_truth
+from recsys.loop import HISTORY_ENDS_MS, sample_history
+from recsys.truth import SampleTruthConfig, Truth, sample_truth
 from recsys.worlds import SimulatedWorld, World, WorldConfig
 
 NUM_USERS, NUM_ITEMS = 400, 500
@@ -154,10 +154,8 @@ def _fitted() -> tuple[Sample, Truth]:
 
 
 def _history(sample: Sample, truth: Truth, config: WorldConfig, ends_ms: int) -> Frames:
-    """The real exposures, before the world begins, of its items then to its users then, as these answer (`recsys.truth.answered`)."""
-    world = SimulatedWorld(truth, config)
-    theirs = replace(sample, log=answered(sample.log, truth))
-    frames = theirs.frames(until_ms=truth.start_ms - ends_ms, kinds=("click", "like", "dislike"), history=8)
+    """Of `sample_history` what is of the world's items at its start, and of its users then."""
+    world, frames = SimulatedWorld(truth, config), sample_history(sample, truth, ends_ms)
     known = pl.col("item_id").is_in([item.item_id for item in world.catalog()])
-    by_them = pl.col("user_id").is_in(world.users())
-    return make_frames(frames.interactions.filter(known & by_them), frames.items.filter(known))
+    theirs = pl.col("user_id").is_in(world.users())
+    return make_frames(frames.interactions.filter(known & theirs), frames.items.filter(known))
