@@ -29,8 +29,10 @@ from models.walk import Asked, Rule
 NUM_KINDS = ACT + 1
 """Blank, shown, and the one kind that a sequence has: the user did something with the item."""
 SLATES_AT_ONCE = 64
-AT_ONCE = 64
-"""Requests whose whole tree is scored at a time: each node of it is asked with a query of its own."""
+AT_ONCE, NUMBERS_AT_ONCE = 64, 6 << 20
+"""Requests whose whole tree is scored at a time, and numbers of their queries: each node of it is asked with one of its own. Larger
+arrays (malloc's 32 MB) would be asked of the system anew for every part.
+"""
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ class NextItemDecoder:
 
     def _whole_loss(self, vectors: Vectors, state_PD: Tensor, remembered: Remembered, target_P: IntArray) -> Tensor:
         """-log p of one target for each place, (P,), where every item is a child of the root."""
-        decoder, trie, root_P = self.decoder, self.trie, np.zeros(len(target_P), np.int64)
-        hits = remembered.hits(0, np.arange(len(target_P)), root_P, root_P)
+        decoder, trie = self.decoder, self.trie
+        hits = remembered.hits_anywhere(0, np.arange(len(target_P)))
         (what_H, kind_H, age_H), *_ = remembered.numbers(hits)
         weight_H = decoder.hint_logits()[torch.as_tensor(what_H), 0, torch.as_tensor(kind_H), torch.as_tensor(age_H)]
         extra = ExtraLogits(torch.as_tensor(hits.walk_H), torch.as_tensor(hits.child_H), weight_H)
@@ -135,7 +137,9 @@ class NextItemDecoder:
     def scores(self, item_BL: IntArray) -> FloatArray:
         """See NextItemModel: log p of every row, summed over the levels of its id; a few requests at a time."""
         vectors, parts = self._vectors(), []
-        for part_BL in np.split(item_BL, range(AT_ONCE, len(item_BL), AT_ONCE)):
+        widest = max(len(start_N) - 1 for start_N in self.trie.starts) * self.decoder.config.width
+        size = min(AT_ONCE, max(1, NUMBERS_AT_ONCE // widest))
+        for part_BL in np.split(item_BL, range(size, len(item_BL), size)):
             state_BD = self.decoder.first_states(vectors, context_of(part_BL))
             remembered = Remembered.of(context_of(part_BL), self.trie, self.successors)
             parts.append(self._scored(vectors).all_logprobs(state_BD, self._asked(remembered)).cpu().numpy())

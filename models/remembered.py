@@ -106,11 +106,16 @@ class Remembered:
         return replace(self, item_BL=np.zeros_like(self.item_BL), unfollowed_BJ=nothing_BJ, unfollowed_B=nothing_B)
 
     def hits(self, level: int, of_Q: IntArray, node_Q: IntArray, start_Q: IntArray) -> Hits:
-        """What lies under the children of each walk's node; `start_Q` is the place of the first of them."""
+        """What lies under the children of each walk's node, behind the root; `start_Q` is the place of the first of them."""
+        walk_H, hint_H = (self.child_KBJ[level - 1][of_Q] == node_Q[:, None]).nonzero()
+        child_H = self.child_KBJ[level][of_Q[walk_H], hint_H]
+        return Hits(walk_H, child_H - start_Q[walk_H], of_Q[walk_H], hint_H)
+
+    def hits_anywhere(self, level: int, of_Q: IntArray) -> Hits:
+        """What lies under any child of a level; of level 0, those of the root."""
         child_QJ = self.child_KBJ[level][of_Q]
-        under_QJ = child_QJ >= 0 if level == 0 else self.child_KBJ[level - 1][of_Q] == node_Q[:, None]
-        walk_H, hint_H = under_QJ.nonzero()
-        return Hits(walk_H, child_QJ[walk_H, hint_H] - start_Q[walk_H], of_Q[walk_H], hint_H)
+        walk_H, hint_H = (child_QJ >= 0).nonzero()
+        return Hits(walk_H, child_QJ[walk_H, hint_H], of_Q[walk_H], hint_H)
 
     def numbers(self, hits: Hits) -> tuple[tuple[IntArray, IntArray, IntArray], FloatArray, FloatArray]:
         """Where a hit's weight stands in (what, kind, age), how often it counts, and the silence of what it comes from."""

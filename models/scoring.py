@@ -14,10 +14,10 @@ from torch import Tensor
 from models.content import FloatArray
 from models.decoder import Context, Decoder, node_contents
 from models.node_products import Nodes, node_products
-from models.remembered import Remembered
+from models.remembered import Hits, Remembered
 from models.successors import Successors
 from models.target_logprobs import Targets, target_logprobs
-from models.trie import Children, CountArray, IntArray, Trie
+from models.trie import CountArray, IntArray, Trie
 from models.value import Record
 from models.vectors import Vectors, run_of
 from models.walk import Asked
@@ -126,19 +126,22 @@ class Scored:
         return torch.where(torch.as_tensor(item_BS > 0), logprob_BS - left_BS, 0.0)
 
     def all_logprobs(self, state_BD: Tensor, asked: Wanted) -> Tensor:
-        """Log Π p(code) of every leaf for each request, (B, F): one walk to each node. All leaves must be legal."""
-        trie, batch = self.trie, len(state_BD)
-        product_BN = torch.zeros(batch, 1)
+        """Log Π p(code) of every leaf for each request, (B, F): all children of a level at once. All leaves must be legal."""
+        trie, of_B = self.trie, np.arange(len(state_BD))
+        product_BN = torch.zeros(len(of_B), 1)
         codes: list[CountArray] = []
         for level, start_N in enumerate(trie.starts):
-            num_nodes = len(start_N) - 1
-            of_Q, node_Q = np.repeat(np.arange(batch), num_nodes), np.tile(np.arange(num_nodes), batch)
-            prefix = [torch.as_tensor(np.tile(code_N, batch)) for code_N in codes]
-            look = self._look(state_BD[torch.as_tensor(of_Q)], asked.at(of_Q), node_Q, prefix)
-            logprob_QC = product_BN.view(-1, 1) + look.logprob_QC
-            product_BN = logprob_QC[torch.as_tensor(look.count_QC > 0)].view(batch, -1)
-            if level + 1 < trie.levels:
-                codes = [*(np.repeat(code_N, np.diff(start_N)) for code_N in codes), trie.codes[level]]
+            num_nodes, size_N = len(start_N) - 1, np.diff(start_N)
+            of_Q, node_Q = of_B.repeat(num_nodes), np.tile(np.arange(num_nodes), len(of_B))
+            prefix = [torch.as_tensor(np.tile(code_N, len(of_B))) for code_N in codes]
+            query_QD = self._query(state_BD[torch.as_tensor(of_Q)], asked.at(of_Q), prefix)
+            facts = self._children(level, np.arange(start_N[-1]))
+            node_P = np.repeat(np.arange(num_nodes), size_N)
+            at_P = torch.as_tensor(node_P), torch.as_tensor(np.arange(start_N[-1]) - start_N[node_P])
+            fit_BNC = node_products(query_QD, facts[0], Nodes.of(node_Q, start_N)[0]).view(len(of_B), num_nodes, -1)
+            logits_BP = (fit_BNC[:, *at_P] + self._base(asked, level, *facts[1:])) / torch.as_tensor(asked.rule.temperature_B)[:, None]
+            product_BN = product_BN[:, at_P[0]] + log_softmax_of_nodes(logits_BP, at_P[0], num_nodes)
+            codes = [*(code_N.repeat(size_N) for code_N in codes), *trie.codes[level : level + 1]]
         return product_BN
 
     def _first_logprobs(self, state_QD: Tensor, asked: Wanted, child_Q: IntArray) -> Tensor:
@@ -165,7 +168,8 @@ class Scored:
         children = self.trie.children(node_Q if level else np.zeros(1, np.int64), level)
         count_QC = asked.legal.count(children.bound_QX)
         if level:
-            logits_QC = self._fit(state_QD, asked, node_Q, prefix) + self._hinted(asked, level, node_Q, children)
+            hits = asked.remembered.hits(level, asked.of_Q, node_Q, np.broadcast_to(children.start_Q, len(node_Q)))
+            logits_QC = self._fit(state_QD, asked, node_Q, prefix) + self._hinted(asked, level, hits, count_QC.shape)
             logits_QC = logits_QC / torch.as_tensor(asked.rule.temperature_B)[:, None]
         else:
             root = self._root(state_QD, asked)
@@ -177,10 +181,8 @@ class Scored:
         asked_G, group_Q = asked.requests()
         children = self.trie.children(np.zeros(1, np.int64), 0)
         vector_CD, content_CC, loudness_C, facts_CX = self._children(0, np.arange(children.start_Q[0], children.end_Q[0]))
-        node_G, count_GC = np.zeros(len(asked_G.of_Q), np.int64), asked_G.legal.count(children.bound_QX)
-        told_GX, facts = self._told(asked_G, 0), facts_CX.shape[1]
-        base_GC = told_GX[:, :-facts] @ content_CC.T * loudness_C + told_GX[:, -facts:] @ facts_CX.T
-        base_GC = base_GC + self._hinted(asked_G, 0, node_G, children)
+        count_GC = asked_G.legal.count(children.bound_QX)
+        base_GC = self._base(asked_G, 0, content_CC, loudness_C, facts_CX)
         base_GC = base_GC / torch.as_tensor(asked_G.rule.temperature_B)[:, None]
         base_GC = base_GC.masked_fill(torch.as_tensor(count_GC <= 0), -torch.inf)
         query_QD = self._query(state_QD, asked, []) / torch.as_tensor(asked.rule.temperature_B)[:, None]
@@ -196,9 +198,11 @@ class Scored:
 
     def _query(self, state_QD: Tensor, asked: Wanted, prefix: list[Tensor]) -> Tensor:
         """What the children's vectors are asked with, (Q, D)."""
-        value_Q1 = torch.as_tensor(asked.rule.value_B)[:, None]
         scale_B = self.decoder.silence.scale(len(prefix), torch.as_tensor(asked.remembered.unfollowed_B))
         query_QD = self.decoder.query(state_QD, prefix) * scale_B[torch.as_tensor(asked.of_Q)][:, None]
+        if not asked.rule.value_B.any():
+            return query_QD
+        value_Q1 = torch.as_tensor(asked.rule.value_B)[:, None]
         # what the value head says is what rewards taught it: no other loss moves it
         return query_QD + value_Q1 * (self.decoder.value_trust * self.decoder.value(state_QD)).detach()
 
@@ -230,9 +234,14 @@ class Scored:
         facts = [torch.as_tensor(self.novelty_R[item_P]), decoder.value_bias[row_P], decoder.leaf_bias[row_P]]
         return vector_PD, content_PC, loudness_P, torch.cat([content_PC[:, : decoder.affinity.said], torch.stack(facts, 1)], 1)
 
-    def _hinted(self, asked: Wanted, level: int, node_Q: IntArray, children: Children) -> Tensor:
-        """What the hints that lie under the children add to them, (Q, C)."""
-        hits = asked.remembered.hits(level, asked.of_Q, node_Q, np.broadcast_to(children.start_Q, len(node_Q)))
+    def _base(self, asked: Wanted, level: int, content_PC: Tensor, loudness_P: Tensor, facts_PX: Tensor) -> Tensor:
+        """What of the logits of all children of a level does not depend on the slot, before the temperature, (Q, P); see `_children`."""
+        told_QX, facts = self._told(asked, level), facts_PX.shape[1]
+        base_QP = told_QX[:, :-facts] @ content_PC.T * loudness_P + told_QX[:, -facts:] @ facts_PX.T
+        return base_QP + self._hinted(asked, level, asked.remembered.hits_anywhere(level, asked.of_Q), base_QP.shape)
+
+    def _hinted(self, asked: Wanted, level: int, hits: Hits, shape: Sequence[int]) -> Tensor:
+        """What hints add to the children that they lie under; zeros of this shape else."""
         (what_H, kind_H, age_H), strength_H, unfollowed_H = asked.remembered.numbers(hits)
         at_H = torch.as_tensor(what_H), level, torch.as_tensor(kind_H), torch.as_tensor(age_H)
         weight_H = self.decoder.hint_logits()[at_H] + self.decoder.silence.hint_logits()[at_H] * torch.as_tensor(unfollowed_H)
@@ -241,8 +250,7 @@ class Scored:
         if level + 1 == self.trie.levels:
             met_H = self.decoder.value_met[at_H[2]] * torch.as_tensor(asked.remembered.met_rows[hits.request_H, hits.hint_H])
             weight_H = weight_H + torch.as_tensor(asked.rule.value_B)[place[0]] * met_H
-        empty_QC = torch.zeros(len(node_Q), children.bound_QX.shape[1] - 1)
-        return empty_QC.index_put(place, weight_H, accumulate=True)
+        return torch.zeros(*shape).index_put(place, weight_H, accumulate=True)
 
     def wishes(self, remembered: Remembered, level: int, content_BLC: Tensor) -> Tensor:
         """The content that each request's memory asks for, (B, content): that of its rows, each times its weight."""
@@ -256,6 +264,15 @@ class Scored:
 def inner_contents(trie: Trie, content_RC: Tensor) -> list[FloatArray]:
     """What `Scored.contents` holds: changes only with the tree and with what is known of its items."""
     return node_contents(trie, content_RC.cpu().numpy()[trie.item_of_leaf])
+
+
+def log_softmax_of_nodes(logits_BP: Tensor, node_P: Tensor, num_nodes: int) -> Tensor:
+    """Log-softmax among the children of each node, (B, P), of logits of all of them; `node_P` says whose each is."""
+    shape = (len(logits_BP), num_nodes)
+    with torch.no_grad():
+        largest_BN = logits_BP.new_full(shape, -torch.inf).scatter_reduce_(1, node_P.expand_as(logits_BP), logits_BP, "amax")
+    below_BP = logits_BP - largest_BN[:, node_P]
+    return below_BP - logits_BP.new_zeros(shape).index_add(1, node_P, below_BP.exp()).log()[:, node_P]
 
 
 def _at(values_QC: Tensor, at_Q: IntArray) -> Tensor:

@@ -251,6 +251,22 @@ def test_the_scores_of_all_still_legal_items_sum_to_one(seed: int, levels: int, 
         assert (probability_Q >= 0).all()
 
 
+@EXAMPLES
+@given(seeds, st.sampled_from(LEVELS), st.integers(1, 30), st.integers(1, 5))
+def test_all_items_at_once_score_what_each_of_them_scores(seed: int, levels: int, num_items: int, codes: int) -> None:
+    model, batch = random_model(seed, levels, num_items, codes=codes, retired=0.0), 3
+    requests = random_requests(seed, model, batch, slots=1)
+    rule = replace(requests.rule, floor_B=np.zeros(batch, np.float32))
+    requests = replace(requests, rule=rule, legal=Legal.of(model.trie, [NOTHING] * batch, [None] * batch))
+    scored = model.scored
+    at_Q, item_Q = np.repeat(np.arange(batch), num_items), np.tile(model.trie.item_of_leaf, batch).astype(np.int64)
+    with torch.no_grad():
+        state_BD = scored.decoder.first_states(scored.vectors, requests.context)
+        all_BF = scored.all_logprobs(state_BD, Asked.of(requests.legal, rule, scored.remembered(requests.context)))
+        each_Q = scores(model, requests, np.zeros((batch, 1), np.int64), at_Q, np.zeros_like(at_Q), item_Q)
+    assert all_BF.numpy() == pytest.approx(each_Q.numpy().reshape(batch, -1), abs=1e-4)
+
+
 RULES = [(1.0, 0.0, 0.0, 0.0), (0.7, 0.3, 0.0, 1.0), (1.5, 0.05, 1.0, 3.0)]
 
 
