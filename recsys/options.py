@@ -26,6 +26,9 @@ State = Annotated[Path, typer.Option(help="Directory of versions and checkpoints
 AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on where the log does when retention has deleted what comes next.")]
 Partitions = Annotated[int, typer.Option(min=1, max=1024, help="Partitions of a new log.")]
 
+LONGEST_LIST = 12
+"""A longer one is for programs to read, not for people."""
+
 
 def opened(url: str, suffix: str = "", partitions: int = 4, timeout_s: float = 10) -> EventLog:
     """The log at `url`, with the RECSYS_KAFKA_* settings of the environment."""
@@ -74,10 +77,15 @@ def print_figures(figures: dict[str, Any], seed: int | None, started: float, *, 
             for row in value:
                 typer.echo("  " + "  ".join(f"{key} {_short(figure)}" for key, figure in row.items()), err=True)
         elif name != "config":
-            typer.echo(f"{name}: {value}", err=True)
+            typer.echo(f"{name}: {_short(value)}", err=True)
     if as_json:
         typer.echo(json.dumps(figures | about(seed) | {"seconds": time.perf_counter() - started}))
 
 
 def _short(figure: Any) -> str:
+    """As a person reads it; of a long series, how long it is."""
+    if isinstance(figure, dict):
+        return "{" + ", ".join(f"{key} {_short(value)}" for key, value in figure.items()) + "}"
+    if isinstance(figure, list):
+        return f"[{len(figure)} numbers]" if len(figure) > LONGEST_LIST else "[" + ", ".join(map(_short, figure)) + "]"
     return f"{figure:.4g}" if isinstance(figure, float) else str(figure)

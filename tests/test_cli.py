@@ -17,6 +17,7 @@ import pytest
 from recsys import publisher
 from recsys.client import Client
 from recsys.config import as_json, with_settings
+from recsys.options import print_figures
 from recsys.presets import tiny
 from streaming.proto.recommender_pb2 import Degraded, RecommendRequest
 from tests.broker import Broker
@@ -401,3 +402,11 @@ def test_a_broker_that_is_not_there_is_waited_for_and_named(unreachable: subproc
     assert (unreachable.returncode, output) == (0, "")
     assert "kafka://127.0.0.1:1/nobody" in "".join((said + errors).split())
     assert "Traceback" not in errors
+
+
+def test_people_are_told_how_long_a_series_is_and_programs_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"by_block": {"minute": list(range(100)), "interval": [0.25, 0.123456]}, "rows": [{"model": "online", "by_day": [1.0] * 14}]}
+    print_figures(figures, 0, 0.0, as_json=True)
+    out, err = capsys.readouterr()
+    assert err == "by_block: {minute [100 numbers], interval [0.25, 0.1235]}\nrows:\n  model online  by_day [14 numbers]\n"
+    assert json.loads(out)["by_block"]["minute"] == list(range(100))
