@@ -57,8 +57,8 @@ class WarmStartConfig:
 class TrainerConfig:
     """How each minute is learned."""
 
-    lr: float = 2e-3
-    passes: int = 2
+    lr: float = 1e-3
+    passes: int = 1
     """Steps on each minute's batch."""
     trunk_share: float = 0.3
     """Step size of what all items share, relative to that of item rows and heads."""

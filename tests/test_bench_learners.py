@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from recsys.bench.learners import Tournament, bench_learners, table
+from recsys.bench.learners import STEP_SIZES, Tournament, bench_learners, table
 from recsys.cli import app
 from recsys.presets import tiny
 
@@ -20,7 +20,7 @@ def test_the_command_prints_the_contract_and_goes_on_where_it_was(tmp_path: Path
     assert [set(row) for row in first["rows"]] == 2 * [{"learner", "world", "staleness_minutes", "seed", "reward"}]
     assert first["rows"] == again["rows"]
     # each rule with each step size, and the best on the seed that counts
-    assert len(list((tmp_path / "runs").glob("*.npz"))) == 2 * (3 + 1)
+    assert len(list((tmp_path / "runs").glob("*.npz"))) == 2 * (len(STEP_SIZES) + 1)
     assert set(first["step_sizes"]) == {"topr", "sft"}
 
 

@@ -38,9 +38,9 @@ LOG = logging.getLogger(__name__)
 MINUTE_MS, DAY_MINUTES, HOUR_MS = 60_000, 1440, 3_600_000
 SETTINGS = (
     *("learner.trainer.objective.likelihood_weight=0", "learner.trainer.objective.value_weight=1"),
-    *("learner.trainer.passes=1", "learner.trainer.user_cap=1000000", "learner.trainer.warm_start.epochs=1"),
+    *("learner.trainer.lr=2e-3", "learner.trainer.user_cap=1000000", "learner.trainer.warm_start.epochs=1"),
 )
-"""The value term alone, each exposure learned once."""
+"""The value term alone, in larger steps: before the first day there is nothing to start from."""
 WINDOW_MS = HOUR_MS
 """What one user was shown within this is ranked against itself for NDCG, by what was known when he was shown the first of it.
 
