@@ -106,10 +106,10 @@ class Remembered:
         return replace(self, item_BL=np.zeros_like(self.item_BL), unfollowed_BJ=nothing_BJ, unfollowed_B=nothing_B)
 
     def hits(self, level: int, of_Q: IntArray, node_Q: IntArray, start_Q: IntArray) -> Hits:
-        """What lies under the children of each walk's node, behind the root; `start_Q` is the place of the first of them."""
+        """What lies under the children of each walk's node, behind the root; `start_Q`: the place of the first, one each or one for all."""
         walk_H, hint_H = (self.child_KBJ[level - 1][of_Q] == node_Q[:, None]).nonzero()
         child_H = self.child_KBJ[level][of_Q[walk_H], hint_H]
-        return Hits(walk_H, child_H - start_Q[walk_H], of_Q[walk_H], hint_H)
+        return Hits(walk_H, child_H - np.broadcast_to(start_Q, len(of_Q))[walk_H], of_Q[walk_H], hint_H)
 
     def hits_anywhere(self, level: int, of_Q: IntArray) -> Hits:
         """What lies under any child of a level; of level 0, those of the root."""

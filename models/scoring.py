@@ -1,6 +1,7 @@
 """Says of given slates, with gradient, what models/generate.py and models/beam.py say of those they draw: the same walk in torch.
 
-Shapes: B requests, S slots, Q walks to one item each, C children, D width, R item rows, V codes.
+Shapes: B requests, S slots, Q walks to one item each, C children, N nodes of a level, P children of them all,
+D width, R item rows, V codes.
 """
 
 from collections.abc import Sequence
@@ -131,17 +132,18 @@ class Scored:
         product_BN = torch.zeros(len(of_B), 1)
         codes: list[CountArray] = []
         for level, start_N in enumerate(trie.starts):
-            num_nodes, size_N = len(start_N) - 1, np.diff(start_N)
+            num_nodes = len(start_N) - 1
             of_Q, node_Q = of_B.repeat(num_nodes), np.tile(np.arange(num_nodes), len(of_B))
             prefix = [torch.as_tensor(np.tile(code_N, len(of_B))) for code_N in codes]
             query_QD = self._query(state_BD[torch.as_tensor(of_Q)], asked.at(of_Q), prefix)
             facts = self._children(level, np.arange(start_N[-1]))
-            node_P = np.repeat(np.arange(num_nodes), size_N)
+            node_P = np.arange(num_nodes).repeat(np.diff(start_N))
             at_P = torch.as_tensor(node_P), torch.as_tensor(np.arange(start_N[-1]) - start_N[node_P])
             fit_BNC = node_products(query_QD, facts[0], Nodes.of(node_Q, start_N)[0]).view(len(of_B), num_nodes, -1)
             logits_BP = (fit_BNC[:, *at_P] + self._base(asked, level, *facts[1:])) / torch.as_tensor(asked.rule.temperature_B)[:, None]
-            product_BN = product_BN[:, at_P[0]] + log_softmax_of_nodes(logits_BP, at_P[0], num_nodes)
-            codes = [*(code_N.repeat(size_N) for code_N in codes), *trie.codes[level : level + 1]]
+            product_BN = product_BN[:, at_P[0]] + _log_softmax_of_nodes(logits_BP, at_P[0], num_nodes)
+            if level + 1 < trie.levels:
+                codes = [*(code_N[node_P] for code_N in codes), trie.codes[level]]
         return product_BN
 
     def _first_logprobs(self, state_QD: Tensor, asked: Wanted, child_Q: IntArray) -> Tensor:
@@ -168,7 +170,7 @@ class Scored:
         children = self.trie.children(node_Q if level else np.zeros(1, np.int64), level)
         count_QC = asked.legal.count(children.bound_QX)
         if level:
-            hits = asked.remembered.hits(level, asked.of_Q, node_Q, np.broadcast_to(children.start_Q, len(node_Q)))
+            hits = asked.remembered.hits(level, asked.of_Q, node_Q, children.start_Q)
             logits_QC = self._fit(state_QD, asked, node_Q, prefix) + self._hinted(asked, level, hits, count_QC.shape)
             logits_QC = logits_QC / torch.as_tensor(asked.rule.temperature_B)[:, None]
         else:
@@ -200,7 +202,7 @@ class Scored:
         """What the children's vectors are asked with, (Q, D)."""
         scale_B = self.decoder.silence.scale(len(prefix), torch.as_tensor(asked.remembered.unfollowed_B))
         query_QD = self.decoder.query(state_QD, prefix) * scale_B[torch.as_tensor(asked.of_Q)][:, None]
-        if not asked.rule.value_B.any():
+        if not asked.rule.value_B.any():  # the value head costs as much as the query, for every node of a tree
             return query_QD
         value_Q1 = torch.as_tensor(asked.rule.value_B)[:, None]
         # what the value head says is what rewards taught it: no other loss moves it
@@ -266,7 +268,7 @@ def inner_contents(trie: Trie, content_RC: Tensor) -> list[FloatArray]:
     return node_contents(trie, content_RC.cpu().numpy()[trie.item_of_leaf])
 
 
-def log_softmax_of_nodes(logits_BP: Tensor, node_P: Tensor, num_nodes: int) -> Tensor:
+def _log_softmax_of_nodes(logits_BP: Tensor, node_P: Tensor, num_nodes: int) -> Tensor:
     """Log-softmax among the children of each node, (B, P), of logits of all of them; `node_P` says whose each is."""
     shape = (len(logits_BP), num_nodes)
     with torch.no_grad():

@@ -167,9 +167,9 @@ class Walker:
             like_QC *= children.of(self._loudness_F)
             like_QC += products(told.suited_BS[of_Q], self._suited_FS, children)
         logits_QC += like_QC
-        start_Q = np.broadcast_to(children.start_Q, len(of_Q))
-        hits = told.remembered.hits(level, of_Q, node_Q, start_Q) if level else told.remembered.hits_anywhere(0, of_Q)
-        (what_H, kind_H, age_H), strength_H, unfollowed_H = told.remembered.numbers(hits)
+        remembered = told.remembered
+        hits = remembered.hits(level, of_Q, node_Q, children.start_Q) if level else remembered.hits_anywhere(level, of_Q)
+        (what_H, kind_H, age_H), strength_H, unfollowed_H = remembered.numbers(hits)
         weight_H = self.decoder.hint_logits[what_H, level, kind_H, age_H]
         weight_H += self.decoder.silent_hint_logits[what_H, level, kind_H, age_H] * unfollowed_H
         weight_H *= strength_H
