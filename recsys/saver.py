@@ -4,16 +4,14 @@ fork() makes the copy: all memory as of that moment, for the price of the page t
 keeps that one's lock while it lives, and uses nothing that has threads: no log, no server.
 """
 
-import ctypes
 import gc
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-PR_SET_PDEATHSIG = 1
+from recsys.offspring import bound_to
 
 Figures = Mapping[str, float]
 
@@ -64,9 +62,8 @@ class Saver:
 def _be_copy(save: Callable[[], Figures], tell: int, original: int) -> NoReturn:
     """Save, say how it went, and be gone without any of the exits that the original will make."""
     gc.disable()  # it would touch, and so copy, every object there is
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
-        if os.getppid() == original:  # else it was killed before it could be said that this copy dies with it
+        if bound_to(original):  # else it was killed before it could be said that this copy dies with it
             os.write(tell, json.dumps(save()).encode())
             os._exit(0)
     finally:

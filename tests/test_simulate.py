@@ -1,6 +1,7 @@
 """Variants against worlds: twins, what stands still in whom, runs that are kept, and worlds that somebody brings."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from recsys.live_model import ItemsFeed
 from recsys.memory import View
 from recsys.policy import GenerativePolicy
 from recsys.presets import tiny
-from recsys.simulate.battery import Plan, played
+from recsys.simulate.battery import Plan, play, played
 from recsys.simulate.cascade import Recall
 from recsys.simulate.diary import COLUMNS, Record
 from recsys.simulate.measures import Records, gap_figures, interval_of, world_figures
@@ -29,6 +30,7 @@ from recsys.simulate.worlds import Population, population
 from recsys.truth import toy_truth
 from recsys.worlds import SimulatedWorld, World, WorldConfig
 from streaming.events import Decision
+from tests.runs import started
 
 MINUTES = 10
 FOREIGN = "tests.foreign_world:make_world"
@@ -149,10 +151,39 @@ def test_a_finished_run_is_kept_and_a_changed_one_made_anew(out: Path, records: 
 
 def test_seeds_in_processes_of_their_own_give_the_same(tmp_path: Path) -> None:
     alone = plan(["online", "random"], seeds=(0, 1), world=population(FOREIGN))
-    one, both = played(alone, tmp_path / "one"), played(replace(alone, jobs=2), tmp_path / "both")
+    play([alone, replace(alone, seeds=(0,), variants=["random", "popular"])], tmp_path / "both", jobs=2)
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "both" / "runs").iterdir()}
+    assert len(made) == 5  # what two plans want is made once
+    one, both = played(alone, tmp_path / "one"), played(alone, tmp_path / "both")
+    assert made == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "both" / "runs").iterdir()}
     for name, seed in ((name, seed) for name in alone.variants for seed in alone.seeds):
         assert np.array_equal(one[name][seed]["reward"], both[name][seed]["reward"])
         assert one[name][seed].figures.get("weights_digest") == both[name][seed].figures.get("weights_digest")
+
+
+def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
+    options = ("--world", "steady", "--hours", "10", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path))
+    with started("simulate", *options) as original:
+        try:
+            begun = tmp_path / "state"
+            while not begun.exists() or len(list(begun.iterdir())) < 2:
+                assert original.poll() is None
+                time.sleep(0.1)
+            offspring = Path(f"/proc/{original.pid}/task/{original.pid}/children").read_text().split()
+            assert len(offspring) >= 2
+        finally:
+            original.kill()
+    deadline = time.monotonic() + 10
+    while any(_runs(pid) for pid in offspring):
+        assert time.monotonic() < deadline, "they go on without their parent"
+        time.sleep(0.1)
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_figures_of_several_seeds(out: Path, records: Records) -> None:
