@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from polars.exceptions import PolarsError
 from rich.console import Console
 from rich.logging import RichHandler
 from threadpoolctl import threadpool_limits
@@ -29,15 +30,14 @@ from models.artifact import BadArtifact
 from models.tokenizer import TokenizerConfig
 from recsys import datasets, publisher
 from recsys.bench.commands import bench
-from recsys.checkpoint import StateBusy
+from recsys.checkpoint import StateBusy, StateLock
 from recsys.config import Config
 from recsys.config import as_json as config_json
 from recsys.dashboard import LiveTable
-from recsys.guard import TooMuchQuarantined
 from recsys.imports import Frames, write_import
 from recsys.log_commands import log as log_commands
 from recsys.log_commands import rollback
-from recsys.loop import SCENES, Loop, Stage, write_history
+from recsys.loop import SCENES, LogNotEmpty, Loop, Stage, write_history
 from recsys.options import (
     AcceptGap,
     AsJson,
@@ -56,6 +56,7 @@ from recsys.options import (
 from recsys.outcome import progress_of, result_of
 from recsys.presets import Preset, configured
 from recsys.processes import LearnerProcess, Place, run, server_of
+from recsys.quarantine_gate import TooMuchQuarantined
 from recsys.replay import replay as replayed
 from recsys.report import headline, to_json, write_report
 from recsys.semantic_ids import id_figures
@@ -76,10 +77,13 @@ app.add_typer(verify, name="verify")
 app.command()(rollback)
 
 LOG = logging.getLogger("recsys")
-REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy)
+REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy, PolarsError)
 """What a user can put right: exit status 2."""
 FAILURES = (LogUnavailable, OSError, TooMuchQuarantined)
 """What failed around us: exit status 1."""
+
+ADDRESS = 'server.address="127.0.0.1:50051"'
+"""Where `recsys serve` listens unless told otherwise."""
 
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the configuration and stop.")]
 
@@ -119,11 +123,17 @@ def loop(
     if world not in SCENES:
         raise ValueError(f"--world is {world!r}; it must be one of {', '.join(SCENES)}")
     started = time.perf_counter()
+    logs = [opened(log, lasting=False), opened(log, ITEMS_SUFFIX, lasting=False)] if log else []
+    if num_records := sum(sum(one.end_offsets()) for one in logs):
+        raise LogNotEmpty(f"the log holds {num_records} records; the loop needs an empty one")
+    for lock in out.glob("state/*/LOCK"):  # of a run that still writes
+        StateLock(lock.parent).release()
     state_dir = fresh_directory(out)
-    url = log or f"sqlite:///{(out / 'events.db').resolve()}"
+    url = f"sqlite:///{(out / 'events.db').resolve()}"
     LOG.info("making the world %s", world)
     scene = SCENES[world](minutes, seed)
-    stage = Stage(log=opened(url), items_log=opened(url, ITEMS_SUFFIX), state_dir=state_dir)
+    events, items = logs or (opened(url), opened(url, ITEMS_SUFFIX))
+    stage = Stage(log=events, items_log=items, state_dir=state_dir)
     running = Loop(config, scene, stage, seed)
     gc.freeze()  # what was loaded so far stays: no need to look at it again and again
     done = 0
@@ -152,7 +162,7 @@ def loop(
 def serve(
     log: LogUrl,
     state: State,
-    address: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = "127.0.0.1:50051",
+    address: Annotated[str | None, typer.Option(help="HOST:PORT to listen on, else 127.0.0.1:50051; port 0 takes a free one.")] = None,
     seed: Seed = 0,
     preset: Preset = "standard",
     settings: Settings = None,
@@ -161,7 +171,7 @@ def serve(
     print_config: PrintConfig = False,
 ) -> None:
     """Serve recommendations over gRPC from the published versions; events and decisions go into the log."""
-    config = configured(preset, [*(settings or []), f"server.address={json.dumps(address)}"])
+    config = configured(preset, [ADDRESS, *(settings or []), *([f"server.address={json.dumps(address)}"] if address else [])])
     if print_config:
         return _print_config(config)
     keys = [bytes.fromhex(key) for key in os.environ.get("RECSYS_TOKEN_KEYS", "").split(",") if key]
@@ -177,7 +187,7 @@ def serve(
     )
     server, snapshots = server_of(config, place)
     port = server.start()
-    LOG.info("serving on %s:%d; log %s, state %s", address.rpartition(":")[0], port, log, state)
+    LOG.info("serving on %s:%d; log %s, state %s", config.server.address.rpartition(":")[0], port, log, state)
     run([server, snapshots], stop_on_signals(), interval_s=0.05)
     return None
 
@@ -366,5 +376,6 @@ def _command() -> str:
 
 
 def _stop(status: int, reason: object) -> None:
-    typer.echo(f"recsys: {reason}", err=True)
+    lines = str(reason).splitlines()
+    typer.echo(f"recsys: {lines[0] if isinstance(reason, PolarsError) and lines else reason}", err=True)
     raise SystemExit(status)

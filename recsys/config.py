@@ -65,7 +65,7 @@ def with_settings(config: Settled, settings: Sequence[str]) -> Settled:
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
-            raise BadSetting(f"--set {setting!r}; it must be like learner.lr=3e-4")
+            raise BadSetting(f"--set {setting!r}; it must be like learner.trainer.lr=3e-4")
         config = _with(config, path.split("."), path, text)
     return config
 
@@ -82,6 +82,8 @@ def _with(owner: Any, names: list[str], path: str, text: str) -> Any:
         return replace(owner, **{name: _with(present, names[1:], path, text)})
     try:
         return replace(owner, **{name: _value(present, text, path)})
+    except BadSetting:
+        raise
     except ValueError as error:
         raise BadSetting(f"--set {path}={text}: {error}") from None
 
@@ -96,5 +98,5 @@ def _value(present: Any, text: str, path: str) -> Any:
     if isinstance(present, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(present):
-        raise BadSetting(f"--set {path}={text}: it must be a {type(present).__name__}, like {present!r}")
+        raise BadSetting(f"--set {path}={text}: it must be of type {type(present).__name__}, like {present!r}")
     return value

@@ -329,6 +329,6 @@ def _flag(column: str) -> pl.Expr:
 
 
 def _refuse_no_flag(flags: pl.Series, path: Path) -> None:
-    bad = flags.filter(flags.cast(pl.Float64, strict=False).is_null())
+    bad = flags.filter(~flags.cast(pl.Float64, strict=False).is_in([0.0, 1.0]).fill_null(value=False))
     if bad.len():
         raise ImportRefused(f"{path}: {flags.name} holds {bad[0]!r}; 0 or 1, true or false is needed")

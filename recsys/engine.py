@@ -137,7 +137,7 @@ class Engine:
 
     def _answer(self, requests: Sequence[RecommendRequest], now_ms: int) -> list[Decision]:
         """The Decisions of requests of different users: those that were answered before, and new ones, made durable."""
-        before = [self._ledger.decision(request.user_id, request.request_id) for request in requests]
+        before = [self._ledger.decision(request.user_id, request.request_id, now_ms) for request in requests]
         asked = [self._asked(request) for request, known in zip(requests, before, strict=True) if known is None]
         made = self._decide(asked, now_ms)
         self._journal.keep([Entry(decision.user_id.encode(), encode(decision, now_ms)) for decision in made])

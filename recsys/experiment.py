@@ -16,6 +16,9 @@ class ExperimentConfig:
     variants: tuple[tuple[str, float], ...] = (("online", 0.5), ("offline", 0.5))
 
     def __post_init__(self) -> None:
+        pairs = [pair for pair in self.variants if isinstance(pair, tuple) and list(map(type, pair)) in ([str, float], [str, int])]
+        if len(pairs) < len(self.variants):
+            raise ValueError(f'experiment.variants are {self.variants}; they must be pairs of a name and a share, like [["online", 1.0]]')
         names = [name for name, _ in self.variants]
         if not names or len(set(names)) != len(names) or not all(name.replace("_", "").isalnum() for name in names):
             raise ValueError(f"experiment.variants are {names}; they must be different names of letters, digits and _")

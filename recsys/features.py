@@ -6,7 +6,7 @@ Shapes: B requests, L history, X request-context features, S slots, N items.
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 
@@ -186,7 +186,18 @@ def imported_lessons(examples: Sequence[Example], memory: Memory, *, slots: int,
             user[-1].append(example)
         else:
             user.append([example])
-    return [_lesson(session, memory) for user in sessions.values() for session in user]
+    return [part for user in sessions.values() for session in user for part in _cut(_lesson(session, memory), slots)]
+
+
+def _cut(lesson: Lesson, slots: int) -> list[Lesson]:
+    """In pieces of at most so many slots: a log whose times are dates shows somebody hundreds of items at once."""
+    if len(lesson.item_ids) <= slots:
+        return [lesson]
+    parts = [slice(begin, begin + slots) for begin in range(0, len(lesson.item_ids), slots)]
+    return [
+        replace(lesson, item_ids=lesson.item_ids[part], rewards=lesson.rewards[part], shown=lesson.shown[part], logged=lesson.logged[part])
+        for part in parts
+    ]
 
 
 def _lesson(examples: Sequence[Example], memory: Memory) -> Lesson:

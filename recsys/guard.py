@@ -3,22 +3,10 @@
 Each refusal has a name, so that a report can say what was refused and why.
 """
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from streaming.books import Quarantined
-from streaming.joiner import Bucket, JoinConfig
-from streaming.quarantine import Place
-
-FEW = 3
-"""Records in quarantine that are no reason to stop, whatever their share."""
-
-
-class TooMuchQuarantined(Exception):
-    """Too many of the records of a minute could not be used to learn the rest; somebody must look at them first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +45,3 @@ def update_refused(config: GuardConfig, before: list[Tensor], after: list[Tensor
     if change > config.max_change * size:
         return "change_too_large"
     return None
-
-
-def check_quarantine(
-    most: float, bucket: Bucket, quarantined: Sequence[Quarantined], config: JoinConfig, settled: Collection[Place]
-) -> None:
-    """TooMuchQuarantined when more than the share `most` of a minute's records are in quarantine and nobody settled them.
-
-    A minute's records are those that its own Examples are made of; to it belongs what came while its decisions were made.
-    """
-    came = (one for one in quarantined if (one.watermark_ms + config.disorder_ms) // config.bucket_ms == bucket.index)
-    open_ = [one for one in came if (one.partition, one.offset) not in settled]
-    used = sum(1 + len(example.append_times_ms) for example in bucket.examples if example.own)
-    if len(open_) >= FEW and len(open_) > most * (len(open_) + used):
-        reasons = ", ".join(sorted({one.reason for one in open_}))
-        raise TooMuchQuarantined(
-            f"minute {bucket.index}: {len(open_)} of {len(open_) + used} records could not be used ({reasons}), more than {most:.1%}; "
-            "nothing was learned of it. `recsys log quarantine` lists them: --requeue FILE puts repaired ones back, --accept does without"
-        )

@@ -129,9 +129,11 @@ def _check_schema(name: str, frame: pl.DataFrame, schema: pl.Schema) -> None:
 
 def _check_feedback(feedback: pl.Series) -> None:
     entries = feedback.list.explode(keep_nulls=False, empty_as_null=False).struct.unnest()
-    bad = entries.filter(~pl.col("value").is_finite().fill_null(value=False) | (pl.col("delay_ms").fill_null(-1) < 0))
+    fits = pl.col("value").is_finite() & (pl.col("delay_ms") >= 0) & (pl.col("kind").str.len_chars() > 0)
+    bad = entries.filter(~fits.fill_null(value=False))
     if bad.height:
-        raise ImportRefused(f"feedback {bad.row(0, named=True)}: value must be finite and delay_ms 0 or more; {bad.height} are not")
+        needed = "value must be finite, delay_ms 0 or more and kind not empty"
+        raise ImportRefused(f"feedback {bad.row(0, named=True)}: {needed}; {bad.height} are not")
 
 
 def _bodies(interactions: pl.DataFrame, items_offset: int) -> Iterator[tuple[int, bytes, bytes]]:

@@ -4,15 +4,18 @@ A new item gets its id and its content vector, a retired one leaves; nothing tha
 is judged by what it learned, not by what it can't name.
 """
 
+import logging
 from pathlib import Path
 
-from models.artifact import Artifact
+from models.artifact import Artifact, BadArtifact
 from recsys import publisher
 from recsys.catalogue import Catalogue
 from recsys.live_model import ItemsFeed, LiveModel
 from streaming.clock import Clock
 from streaming.joiner import JoinConfig
 from streaming.log import EventLog
+
+LOG = logging.getLogger(__name__)
 
 
 class Keeper:
@@ -23,13 +26,13 @@ class Keeper:
         self.directory = state_dir / variant
         self._feed = ItemsFeed(items_log, join.disorder_ms)
         self._feed.read()
-        current = publisher.current(self.directory)
-        artifact = publisher.load(current) if current else start
+        own = self._newest()
+        artifact = own or start
         self._facts = dict(artifact.facts) | {"variant": variant}
         catalogue = Catalogue()
         self._feed.apply_up_to(int(artifact.facts["items_offset"]), catalogue)
         self._model = LiveModel.of(artifact, catalogue)
-        if current is None:
+        if own is None:
             self._facts["policy_version"] = self._free_version(self.policy_version)
             self._publish()
 
@@ -57,6 +60,18 @@ class Keeper:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _newest(self) -> Artifact | None:
+        """What is served of this variant, or the version before where that is damaged; BadArtifact where both are."""
+        try:
+            current = publisher.current(self.directory)
+            return publisher.load(current) if current else None
+        except BadArtifact as error:
+            before = publisher.last_good(self.directory)
+            if before is None:
+                raise
+            LOG.warning("%s; %s goes on from version %d", error, self.variant, before.policy_version)
+            return publisher.load(before)
 
     def _free_version(self, wished: int) -> int:
         """The number wished for, or the next that was never used: a crash may have come between a version and its pointer."""

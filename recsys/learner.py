@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from recsys import publisher
 from recsys.blobs import below, under
 from recsys.catalogue import Catalogue
 from recsys.checkpoint import Checkpoint
-from recsys.controls import CONTROL_PARTITION, Controls, Rollback, accept_gap, foreseen, settled_later
+from recsys.controls import CONTROL_PARTITION, Controls, Rollback, accept_gap, foreseen
 from recsys.features import Lesson, imported_lessons, lessons, neighbours
-from recsys.guard import TooMuchQuarantined, check_quarantine
 from recsys.learner_config import LearnerConfig
 from recsys.learner_stats import STATS_KEPT, LearnerStats
 from recsys.live_model import ItemsFeed, LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig
+from recsys.quarantine_gate import QuarantineGate
 from recsys.reservoir import Reservoir
 from recsys.saver import Saver
 from recsys.trainer import Seeds, Trainer
@@ -183,6 +182,8 @@ class Learner:
 
     def _pass_quiet_minutes(self, end_minute: int) -> None:
         """Minutes without Examples make a version only if the catalogue changed, or if they end the history."""
+        if self._trainer is not None:
+            self._quarantine_gate.check(range(self._next_minute, end_minute), 0, self.joiner, self.controls)
         while self._next_minute < end_minute and not self.is_done:
             until_ms = self.feed.warm_start_until_ms
             if self._trainer is None and until_ms is not None:
@@ -214,7 +215,8 @@ class Learner:
             return
         if self._trainer is None and until_ms is not None:
             self._begin(bucket.index)
-        self._look_at_quarantine(bucket)
+        used = sum(1 + len(example.append_times_ms) for example in bucket.examples if example.own)
+        self._quarantine_gate.check(range(bucket.index, bucket.index + 1), used, self.joiner, self.controls)
         self._admit(bucket.index)
         if self._trainer is None:
             self.joiner.withdraw(sum(example.own for example in bucket.examples), "stale")
@@ -224,14 +226,6 @@ class Learner:
         self.stats.update_s.append(time.perf_counter() - started)
         self._finish(self._trainer, bucket.index, append_times_ms)
         self._next_minute = bucket.index + 1
-
-    def _look_at_quarantine(self, bucket: Bucket) -> None:
-        """TooMuchQuarantined when too much of a minute is there, and nobody has settled it further on in the log either."""
-        look = partial(check_quarantine, self.config.max_quarantined, bucket, self.joiner.quarantined, self.join)
-        try:
-            look(self.controls.settled)
-        except TooMuchQuarantined:
-            look(self.controls.settled | settled_later(self._log, self.joiner.next_offset(CONTROL_PARTITION)))
 
     def _admit(self, minute: int) -> bool:
         """Let in the catalogue changes before the minute's cut; whether there were any."""
@@ -253,14 +247,16 @@ class Learner:
             return []
         replayed = self._reservoir.draw(round(len(fresh) * self.config.replay_share / (1 - self.config.replay_share)), random)
         rows = [self._rows_of_version.get(lesson.decision.policy_version, trainer.model.num_rows) for lesson in [*fresh, *replayed]]
-        _, refused, num_capped = trainer.update(fresh, replayed, rows, bucket.index)
-        self.stats.updated(bucket.index, refused, num_capped)
+        _, refused, weights = trainer.update(fresh, replayed, rows, bucket.index)
+        self.stats.updated(bucket.index, refused, sum(weight < 1 for weight in weights))
         own = [lesson for lesson in fresh if lesson.own]
         if refused is not None:
             self.joiner.refuse(len(own), refused)
             return []
         self._num_learned += len(own)
-        self._reservoir.offer(own, random)
+        # as likely as it weighs: who has more than the cap allows now must not have it when it is replayed
+        chosen = [lesson for lesson, weight in zip(fresh, weights, strict=True) if weight == 1 or random.random() < weight]
+        self._reservoir.offer([lesson for lesson in chosen if lesson.own], random)
         return [when for example in bucket.examples if example.own for when in example.append_times_ms]
 
     def _lessons(self, examples: Sequence[Example]) -> list[Lesson]:
@@ -350,6 +346,7 @@ class Learner:
             self.joiner = Joiner.restore(self.join, saved.joiner)
         ahead = foreseen(log, self.join.variant, self.joiner.next_offset(CONTROL_PARTITION))
         self._gone_back_to, self._log = frozenset(ahead.versions), Gapped(log, ahead.gaps)
+        self._quarantine_gate = QuarantineGate(self.config.max_quarantined, self.join, self._log)
         if saved is None:
             return
         self._refuse_other_log()

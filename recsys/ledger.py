@@ -52,10 +52,10 @@ class Ledger:
         ledger._events.update(zip(decoded(split("event", arrays)), arrays["event_ms"].tolist(), strict=True))
         return ledger
 
-    def decision(self, user_id: str, request_id: str) -> Decision | None:
-        """The Decision that answered this request before."""
+    def decision(self, user_id: str, request_id: str, now_ms: int) -> Decision | None:
+        """The Decision that answered this request before, if its token lives."""
         found = self._decisions.get((user_id, request_id)) if request_id else None
-        return found[1] if found else None
+        return found[1] if found and found[0] >= now_ms - self._lifetime_ms else None
 
     def has_event(self, event_id: str) -> bool:
         """Whether an event of this id was taken before."""

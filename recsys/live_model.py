@@ -178,7 +178,8 @@ class ItemsFeed:
     def __init__(self, log: EventLog, disorder_ms: int) -> None:
         self._log, self._disorder_ms = log, disorder_ms
         self._next_offset = 0
-        self._waiting: deque[tuple[int, ItemChange]] = deque()
+        self._waiting: deque[tuple[int, int, ItemChange]] = deque()
+        """Offset, the time from which it counts, and what it says."""
         self.watermark_ms = -1
         """All changes before this time are here."""
         self.warm_start_until_ms: int | None = None
@@ -193,25 +194,25 @@ class ItemsFeed:
 
     def has_before(self, cut_ms: int) -> bool:
         """Whether a change waits whose time is before the cut."""
-        return bool(self._waiting) and self._waiting[0][1].event_time_ms < cut_ms
+        return bool(self._waiting) and self._waiting[0][1] < cut_ms
 
     @property
     def next_change_ms(self) -> int | None:
-        """Event time of the first change that waits."""
-        return self._waiting[0][1].event_time_ms if self._waiting else None
+        """When the first change that waits counts from."""
+        return self._waiting[0][1] if self._waiting else None
 
     def apply_before(self, cut_ms: int, catalogue: Catalogue) -> list[int]:
         """Apply waiting changes, in offset order, up to the first that is not before the cut; the rows they speak of."""
         rows = []
         while self.has_before(cut_ms):
-            offset, change = self._waiting.popleft()
+            offset, _, change = self._waiting.popleft()
             rows.append(catalogue.apply(offset, change))
         return rows
 
     def apply_up_to(self, items_offset: int, catalogue: Catalogue) -> None:
         """Apply waiting changes that stand before `items_offset`: what a checkpoint had applied."""
         while self._waiting and self._waiting[0][0] < items_offset:
-            offset, change = self._waiting.popleft()
+            offset, _, change = self._waiting.popleft()
             catalogue.apply(offset, change)
 
     def _take(self, offset: int, value: bytes) -> None:
@@ -221,7 +222,8 @@ class ItemsFeed:
             return
         body = record.WhichOneof("body")
         if body == "item":
-            self._waiting.append((offset, record.item))
+            # one that comes later than it should, by a clock that is behind, is not in minutes that may have been cut without it
+            self._waiting.append((offset, max(record.item.event_time_ms, self.watermark_ms), record.item))
         elif body == "tick":
             self.watermark_ms = max(self.watermark_ms, record.tick.event_time_ms - self._disorder_ms)
         elif body == "control" and record.control.kind == "warm_start" and self.warm_start_until_ms is None:

@@ -16,14 +16,18 @@ from recsys.rollback import roll_back
 from streaming.address import ITEMS_SUFFIX
 from streaming.archive import EVENTS, ITEMS, ArchiveLog, Archiver
 from streaming.clock import SystemClock
+from streaming.events import decode
 from streaming.gaps import Gapped
 from streaming.inspection import Inspection, inspected
 from streaming.joiner import JoinConfig
 from streaming.log import Entry, EventLog
-from streaming.quarantine import ACCEPT, Kept, fetched, naming, repaired, write_lines
+from streaming.quarantine import ACCEPT, Kept, fetched, naming, refuse_foreign_place, repaired, write_lines
 from streaming.quarantine import requeue as requeue_records
 
 log = typer.Typer(help="What is in a log: its books, its quarantine, its archive.", no_args_is_help=True)
+
+LISTED = 1_000
+"""Records of a stream's quarantine that are listed, the newest."""
 
 SomeLog = Annotated[str, typer.Option("--log", help="sqlite:///PATH or kafka://HOST:PORT/TOPIC")]
 SomeArchive = Annotated[Path | None, typer.Option(help="In place of a log: a directory with events/ and items/.")]
@@ -62,7 +66,10 @@ def quarantine(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the newest 1,000 records of each stream that could not be used, and why; they stay in the log where they are."""
+    """List the newest 1,000 records of each stream that could not be used, and why; they stay in the log where they are.
+
+    --export and --accept take the newest 20,000 of each.
+    """
     started = time.perf_counter()
     streams = _streams(url, archive, partitions)
     kept = _kept(streams, _inspected(streams, configured(preset, settings).join))
@@ -74,8 +81,9 @@ def quarantine(
         _put_back(requeue, streams, now_ms)
     if accept:
         places = [(one.partition, one.offset) for one in kept if one.stream == EVENTS]
-        streams[EVENTS].append([Entry(b"", naming(ACCEPT, places, now_ms), CONTROL_PARTITION)])
-    print_figures({"quarantined": [one.as_dict() for one in kept]} if as_json else _listed(kept), None, started, as_json=as_json)
+        streams[EVENTS].append([Entry(b"", naming(ACCEPT, places, now_ms), CONTROL_PARTITION)] if places else [])
+    shown = [one for name in streams for one in [one for one in kept if one.stream == name][-LISTED:]]
+    print_figures({"quarantined": [one.as_dict() for one in shown]} if as_json else _listed(shown), None, started, as_json=as_json)
 
 
 @log.command("archive")
@@ -112,7 +120,7 @@ def rollback(
     """Serve an earlier version at once, and have the learner go on from it without anything that came since."""
     started = time.perf_counter()
     variant = configured(preset, settings).join.variant
-    done = roll_back(opened(url, partitions=partitions), state / variant, to, SystemClock().now_ms())
+    done = roll_back(opened(url, partitions=partitions, existing=True), state / variant, to, SystemClock().now_ms())
     print_figures(asdict(done), None, started, as_json=as_json)
 
 
@@ -122,7 +130,7 @@ def _streams(url: str, archive: Path | None, partitions: int) -> dict[str, Event
         raise ValueError("give one of --log URL and --archive DIR")
     if archive is not None:
         return {name: ArchiveLog(archive / name) for name in (EVENTS, ITEMS)}
-    return {EVENTS: opened(url, partitions=partitions), ITEMS: opened(url, ITEMS_SUFFIX)}
+    return {EVENTS: opened(url, partitions=partitions, existing=True), ITEMS: opened(url, ITEMS_SUFFIX, existing=True)}
 
 
 def _inspected(streams: dict[str, EventLog], config: JoinConfig, since_ms: int | None = None) -> Inspection:
@@ -140,8 +148,13 @@ def _milliseconds(text: str) -> int:
 
 
 def _put_back(lines: Path, streams: dict[str, EventLog], now_ms: int) -> None:
-    """Repaired events behind a Control that names the broken ones; repaired items as what they are."""
+    """Repaired events behind a Control that names the broken ones; repaired items as what they are. ValueError before any of it."""
     records = repaired(lines)
+    for name, stream in streams.items():
+        for record in records[name]:
+            refuse_foreign_place(stream, record.partition, record.offset)
+            if decode(record.value).HasField("item") != (name == ITEMS):
+                raise ValueError(f"{lines}: what stands for partition {record.partition}, offset {record.offset} is none of the {name}")
     if records[EVENTS]:
         requeue_records(records[EVENTS], streams[EVENTS], now_ms)
     streams[ITEMS].append([Entry(record.key, record.value, record.partition) for record in records[ITEMS]])

@@ -26,12 +26,22 @@ State = Annotated[Path, typer.Option(help="Directory of versions and checkpoints
 AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on where the log does when retention has deleted what comes next.")]
 Partitions = Annotated[int, typer.Option(min=1, max=1024, help="Partitions of a new log.")]
 
+SQLITE = "sqlite:///"
 LONGEST_LIST = 12
 """A longer one is for programs to read, not for people."""
 
 
-def opened(url: str, suffix: str = "", partitions: int = 4, timeout_s: float = 10) -> EventLog:
-    """The log at `url`, with the RECSYS_KAFKA_* settings of the environment."""
+def opened(
+    url: str, suffix: str = "", partitions: int = 4, timeout_s: float = 10, *, lasting: bool = True, existing: bool = False
+) -> EventLog:
+    """The log at `url`, with the RECSYS_KAFKA_* settings of the environment.
+
+    ValueError where it must be `lasting` and is this process's memory; FileNotFoundError where it must be `existing` and is no file.
+    """
+    if lasting and url == "memory:":
+        raise ValueError("--log memory: would be gone when this ends; name a file or a topic")
+    if existing and url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
+        raise FileNotFoundError(f"{url}: there is no such log")
     security = {name.removeprefix("RECSYS_KAFKA_").lower(): value for name, value in os.environ.items() if name.startswith("RECSYS_KAFKA_")}
     return open_log(url, suffix, partitions, kafka_security=security or None, timeout_s=timeout_s)
 

@@ -6,16 +6,19 @@ goes on where the cause can pass, and stops with a clean state where it can't.
 
 import json
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Protocol
 
 from recsys import publisher
 from recsys.config import Config, behavior_digest
-from recsys.durable import replace_file
+from recsys.durable import sync
 from recsys.engine import Engine, Identity
 from recsys.keeper import Keeper
 from recsys.learner import Learner
@@ -186,8 +189,13 @@ def token_key(state_dir: Path) -> bytes:
     path = state_dir / "token.key"
     if not path.exists():
         state_dir.mkdir(parents=True, exist_ok=True)
-        replace_file(path, secrets.token_hex(32))
-        path.chmod(0o600)
+        with NamedTemporaryFile("w", dir=state_dir, prefix=".tmp-token-") as made:  # for no other user's eyes from the beginning
+            made.write(secrets.token_hex(32))
+            made.flush()
+            sync(Path(made.name))
+            with suppress(FileExistsError):  # another server was first, and its key is the one
+                os.link(made.name, path)
+        sync(state_dir)
     return bytes.fromhex(path.read_text())
 
 

@@ -34,6 +34,8 @@ class Published:
     published_at_ms: int
     rolled_back_from: int = 0
     """No version up to this one is pointed to any more, but for this one of the pointer; 0 when nothing was rolled back."""
+    held: bool = False
+    """Whether the pointer stays where an operator put it, until the learner comes to the record that tells it to follow."""
 
 
 def publish(
@@ -72,19 +74,26 @@ def pointing(variant_dir: Path) -> Iterator[None]:
 
 
 def point_to(variant_dir: Path, published: Published) -> None:
-    """Make this the version that is served, and the one served until now the last good one; while `pointing`."""
+    """Make this the version that is served, unless an operator's choice is held, and the one served until now the last good one;
+    while `pointing`.
+    """
     before = _trusted(variant_dir, CURRENT)
+    if before is not None and before.held:
+        return
     if before is not None and before.policy_version < published.policy_version:
         _write(variant_dir / LAST_GOOD, before)
     _write(variant_dir / CURRENT, published)
 
 
-def roll_back(variant_dir: Path, version: int, now_ms: int) -> Published:
-    """Serve an earlier version again, at once; while `pointing`. BadArtifact when it is not there whole."""
+def roll_back(variant_dir: Path, version: int, now_ms: int, *, held: bool = False) -> Published:
+    """Serve an earlier version again, at once; while `pointing`. BadArtifact when it is not there whole.
+
+    `held`: what a learner publishes before it has followed is written, but not served, and nothing it needs for that is deleted.
+    """
     directory = variant_dir / "versions" / str(version)
     artifacts.verified_manifest(directory)
     digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
-    published = Published(version, directory, digest, now_ms, rolled_back_from=newest_version(variant_dir))
+    published = Published(version, directory, digest, now_ms, newest_version(variant_dir), held)
     _write(variant_dir / LAST_GOOD, published)
     _write(variant_dir / CURRENT, published)
     return published
@@ -104,6 +113,7 @@ def _write(path: Path, published: Published) -> None:
         "digest": published.digest,
         "published_at_ms": published.published_at_ms,
         "rolled_back_from": published.rolled_back_from,
+        "held": published.held,
     }
     replace_file(path, json.dumps(said, sort_keys=True))
 
@@ -129,7 +139,8 @@ def _read(variant_dir: Path, name: str) -> Published | None:
     try:
         said = json.loads((variant_dir / name).read_text())
         version, directory = int(said["policy_version"]), variant_dir / "versions" / str(said["policy_version"])
-        return Published(version, directory, str(said["digest"]), int(said["published_at_ms"]), int(said.get("rolled_back_from", 0)))
+        times = int(said["published_at_ms"]), int(said.get("rolled_back_from", 0))
+        return Published(version, directory, str(said["digest"]), *times, bool(said.get("held", False)))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -6,6 +6,7 @@ A pointer alone would be overwritten by the poisoned learner a minute later. Kno
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.artifact import verified_manifest
 from recsys import checkpoint as checkpoints
 from recsys import publisher
 from recsys.controls import CONTROL_PARTITION, Rollback, Span
@@ -26,7 +27,8 @@ class RolledBack:
 def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int) -> RolledBack:
     """Serve `version` (None: the last good one) and have the learner go on from it, without what came after it up to now.
 
-    ValueError when that version has no checkpoint any more, or there is none to go back to.
+    ValueError when that version has no checkpoint any more, or there is none to go back to, or the log is not the one it was learned of;
+    BadArtifact when it is not there whole. Then nothing is changed.
     """
     if not variant_dir.is_dir():
         raise ValueError(f"{variant_dir} holds no versions")
@@ -38,8 +40,15 @@ def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int
             version = last_good.policy_version
         begins = checkpoints.load(variant_dir / "checkpoints", version).state["not_learned_from"]
         from_version = publisher.newest_version(variant_dir)
-        publisher.roll_back(variant_dir, version, now_ms)
-    spans = tuple(Span(partition, begin, end) for partition, (begin, end) in enumerate(zip(begins, log.end_offsets(), strict=True)))
-    value = encode(Rollback(version, spans).control(now_ms), now_ms)
-    (position,) = log.append([Entry(b"", value, CONTROL_PARTITION)])
+        verified_manifest(variant_dir / "versions" / str(version))
+        ends = log.end_offsets()
+        for partition, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+            if end < begin:
+                learned = f"version {version} has learned partition {partition} up to {begin}"
+                raise ValueError(f"{learned}; {log.name} ends at {end}: is it another log?")
+        spans = tuple(Span(partition, begin, end) for partition, (begin, end) in enumerate(zip(begins, ends, strict=True)))
+        value = encode(Rollback(version, spans).control(now_ms), now_ms)
+        # first: a pointer alone would be moved on by a learner that knows nothing of it
+        (position,) = log.append([Entry(b"", value, CONTROL_PARTITION)])
+        publisher.roll_back(variant_dir, version, now_ms, held=True)
     return RolledBack(version, from_version, spans, position)

@@ -186,7 +186,8 @@ class Server:
         With the log away everything else goes on; `stats()["log_error"]` says so until it is back, `"spooled"` how many wait for it.
         """
         now_ms = self._clock.now_ms()
-        if self._ticked_at_ms is None or now_ms - self._ticked_at_ms >= self.config.tick_interval_ms:
+        # a clock that was set back must not silence the ticks until it is where it was
+        if self._ticked_at_ms is None or not 0 <= now_ms - self._ticked_at_ms < self.config.tick_interval_ms:
             try:
                 # Appending to every partition also reads what others appended there before.
                 self._engine.tick()

@@ -105,8 +105,8 @@ class Updated(NamedTuple):
     """Before anything moved."""
     refused: str | None
     """Why nothing was learned of it."""
-    num_capped: int
-    """Slates that weighed less because their user had more than the cap allows."""
+    weights: list[float]
+    """Of the fresh slates: below 1 where a user had more than the cap allows."""
 
 
 class Trainer:
@@ -138,7 +138,7 @@ class Trainer:
         with self.config.device.visit(decoder):
             for step, part in enumerate(parts):
                 if step * 10 // len(parts) != (step - 1) * 10 // len(parts):
-                    LOG.info("warm start: %d of %d sequences", step * config.batch, config.epochs * len(lessons))
+                    LOG.info("warm start: %d of %d sequences", sum(map(len, parts[:step])), config.epochs * len(lessons))
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * step / len(parts)))
                 terms = self._gradient(optimizer, maker.shelf, [maker.batch(part, [self.model.num_rows] * len(part))])
@@ -189,7 +189,7 @@ class Trainer:
             self.model.decoder.paces.fade()
             self.model.decoder.correct(terms.surprise.first(len(fresh)), self.config.value_spread)
             self.model.count(*followed(own, self.model.vocabulary), self.config.successors_keep)
-        return Updated(terms, reason, sum(weight < 1 for weight in fair))
+        return Updated(terms, reason, fair)
 
     def _refusal(self, terms: Terms, shelf: Shelf, parts: Sequence[Batch], fresh: Sequence[Lesson]) -> str | None:
         """What the gates say; after a refused minute, half of it of users as they were before what is in doubt: memory follows a lie."""

@@ -37,6 +37,8 @@ COLUMNS = {
     "value": pl.Binary,
 }
 STREAM_FILE = "STREAM.json"
+GAPS, EMPTY = "gaps", "empty"
+"""What it knows of offsets that no segment has: gone before they were read, or never used in a log whose offsets jump."""
 SEGMENT_NAME = re.compile(r"p(\d{5})-(\d{20})-(\d{20})\.parquet")
 READ_RECORDS = 10_000
 
@@ -63,7 +65,7 @@ def write_archive(
     Stops at the offsets `until`, by partition: by default the log's end when called. It may be stopped at any moment
     and called again: a segment is there whole or not at all. One writer a stream. OffsetGone when the log no longer
     holds what comes next; with `accept_gap` the stream says so, and goes on behind it. ValueError for a log with another
-    number of partitions.
+    number of partitions, or that is not the one the stream was written from.
     """
     if max_segment_records < 1:
         raise ValueError(f"max_segment_records is {max_segment_records}; at least 1")
@@ -71,14 +73,18 @@ def write_archive(
     ends = {segment.partition: segment.last_offset + 1 for segment in _segments(directory)}
     num_written = 0
     begin_offsets = log.begin_offsets()
+    _refuse_another_log(directory, log)
     for partition, until_offset in enumerate(log.end_offsets() if until is None else until):
         begin_offset = ends.get(partition, begin_offsets[partition])
         if accept_gap and begin_offset < begin_offsets[partition]:
-            _accept(directory, Gap(partition, begin_offset, begin_offsets[partition]))
+            _note(directory, GAPS, Gap(partition, begin_offset, begin_offsets[partition]))
             begin_offset = begin_offsets[partition]
         for records in _runs(log, partition, begin_offset, until_offset, max_segment_records):
+            if records[0].offset > begin_offset:
+                _note(directory, EMPTY, Gap(partition, begin_offset, records[0].offset))
             _write_segment(directory, records)
             num_written += len(records)
+            begin_offset = records[-1].offset + 1
     return num_written
 
 
@@ -101,11 +107,11 @@ class Archiver:
 class ArchiveLog(Gapped):
     """The stream in `directory` as a read-only EventLog, as it stood when opened.
 
-    ValueError when there is no stream or its segments overlap. Holds the last segment read of each partition in memory.
+    ValueError when there is no stream, its segments overlap or one is missing. Holds the last segment read of each partition in memory.
     """
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(_Segments(directory), _gaps(directory))
+        super().__init__(_Segments(directory), _noted(directory, GAPS))
 
 
 class _Segments:
@@ -114,10 +120,16 @@ class _Segments:
     def __init__(self, directory: Path) -> None:
         self.name, self.num_partitions = str(directory), _num_partitions(directory)
         self._segments: list[list[Segment]] = [[] for _ in range(self.num_partitions)]
+        known = {(gap.partition, gap.end): gap.begin for name in (EMPTY, GAPS) for gap in _noted(directory, name)}
         for segment in _segments(directory):
             before = self._segments[segment.partition]
             if before and segment.first_offset <= before[-1].last_offset:
                 raise ValueError(f"{segment.path} overlaps {before[-1].path.name}: the stream had two writers")
+            begin = segment.first_offset
+            while (segment.partition, begin) in known:
+                begin = known[segment.partition, begin]
+            if before and begin > before[-1].last_offset + 1:
+                raise ValueError(f"{directory}: between {before[-1].path.name} and {segment.path.name} a segment is missing")
             before.append(segment)
         self._loaded: dict[int, tuple[Segment, pl.DataFrame]] = {}
         self._lock = threading.Lock()
@@ -157,8 +169,7 @@ class _Segments:
         with self._lock:
             loaded = self._loaded.get(segment.partition)
             if loaded is None or loaded[0] != segment:
-                columns = ["partition", "offset", "key", "key_bytes", "value"]
-                loaded = self._loaded[segment.partition] = segment, pl.read_parquet(segment.path, columns=columns)
+                loaded = self._loaded[segment.partition] = segment, _frame_of(segment)
             return loaded[1]
 
 
@@ -182,6 +193,27 @@ def _runs(log: EventLog, partition: int, offset: int, until_offset: int, max_rec
             run = []
     if run:
         yield run
+
+
+def _refuse_another_log(directory: Path, log: EventLog) -> None:
+    """What the archive holds last of each partition must be in the log, if that still holds it."""
+    begin_offsets, end_offsets = log.begin_offsets(), log.end_offsets()
+    for segment in {segment.partition: segment for segment in _segments(directory)}.values():
+        partition, last = segment.partition, segment.last_offset
+        if end_offsets[partition] <= last:
+            there = f"{log.name} ends at {end_offsets[partition]}"
+            raise ValueError(f"{directory} holds partition {partition} up to {last}; {there}: another log?")
+        if last >= begin_offsets[partition]:
+            kept = list(_records(_frame_of(segment).tail(1)))
+            if log.read(partition, last, 1) != kept:
+                raise ValueError(f"{directory} has another record at partition {partition}, offset {last}, than {log.name}: another log?")
+
+
+def _frame_of(segment: Segment) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(segment.path, columns=["partition", "offset", "key", "key_bytes", "value"])
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{segment.path} is no whole segment: {str(error).splitlines()[0]}") from None
 
 
 def _write_segment(directory: Path, records: Sequence[LogRecord]) -> None:
@@ -230,20 +262,24 @@ def _num_partitions(directory: Path) -> int:
     return int(_stream(directory)["num_partitions"])
 
 
-def _gaps(directory: Path) -> list[Gap]:
-    return [Gap(*gap) for gap in _stream(directory).get("gaps", ())]
+def _noted(directory: Path, name: str) -> list[Gap]:
+    return [Gap(*gap) for gap in _stream(directory).get(name, ())]
 
 
-def _accept(directory: Path, gap: Gap) -> None:
-    _write_stream(directory, {"num_partitions": _num_partitions(directory), "gaps": [*_gaps(directory), gap]})
+def _note(directory: Path, name: str, gap: Gap) -> None:
+    _write_stream(directory, _stream(directory) | {name: [*_noted(directory, name), gap]})
 
 
 def _stream(directory: Path) -> dict[str, Any]:
     try:
         said: dict[str, Any] = json.loads((directory / STREAM_FILE).read_text())
+        if int(said["num_partitions"]) > max((segment.partition for segment in _segments(directory)), default=0):
+            return said
     except FileNotFoundError:
         raise ValueError(f"{directory} holds no archived stream: it has no {STREAM_FILE}") from None
-    return said
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{directory / STREAM_FILE} says nothing that can be read: {error!r}") from None
+    raise ValueError(f"{directory / STREAM_FILE} says {said['num_partitions']} partitions; there are segments of more")
 
 
 def _write_stream(directory: Path, said: dict[str, Any]) -> None:

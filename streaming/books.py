@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-MAX_QUARANTINED = 1000
+MAX_QUARANTINED = 20_000
+"""Records in quarantine that are known one by one: what the gate of a minute sees, and what can be accepted or repaired."""
 MAX_DETAIL = 200
+REUSED = "decision_id reused"
+"""Why a Decision is in quarantine whose id another one has that came before it."""
 
 _SHARED = ("late", "foreign", "quarantined")
 _FATES = {

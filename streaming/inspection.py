@@ -31,7 +31,7 @@ class Inspection:
     gaps: Sequence[Gap]
     """What is gone between the first record and the last, or was when this variant's learner came there."""
     quarantined: Mapping[str, list[Quarantined]]
-    """The newest 1,000 of each stream, by its name; the books count all of the events."""
+    """The newest `MAX_QUARANTINED` of each stream, by its name; the books count all of the events."""
     begin_offsets: list[int]
     """Where the look began."""
     end_offsets: list[int]

@@ -128,7 +128,7 @@ class Joiner:
 
     @property
     def quarantined(self) -> list[Quarantined]:
-        """The last 1,000 records that could not be used, oldest first; `books().quarantined` counts all of them."""
+        """The last `MAX_QUARANTINED` records that could not be used, oldest first; `books().quarantined` counts all of them."""
         return list(self._ledger.quarantined)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from streaming.books import Ledger, Quarantined
+from streaming.books import REUSED, Ledger, Quarantined
 from streaming.due_dates import NEVER_MS, DueDates, Key
 from streaming.events import IMPORTED, Control, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
 from streaming.held import held, is_copy, key_of, offsets_of, with_event
@@ -208,7 +208,7 @@ class PartitionJoin:
             self.ledger.copies += 1
             self.ledger.of["decision"]["total"] -= 1
         else:
-            self._quarantine(offset, "decision_id reused", decision.decision_id, "decision")
+            self._quarantine(offset, REUSED, decision.decision_id, "decision")
 
     def _add_event(self, offset: int, kind: str, event: Event, decision_token: str, value: bytes) -> None:
         """Give one exposure or feedback to its decision. It is decided when that closes, or at once when there is none to wait for."""

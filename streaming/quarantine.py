@@ -96,6 +96,15 @@ def named(control: Control) -> frozenset[Place]:
         raise ValueError(f"a {control.kind} that names no records: {error!r}") from None
 
 
+def refuse_foreign_place(log: EventLog, partition: int, offset: int) -> None:
+    """ValueError for a place where the log holds no record."""
+    if not 0 <= partition < log.num_partitions:
+        raise ValueError(f"a repaired record of partition {partition}; {log.name} has 0..{log.num_partitions - 1}")
+    begin, end = log.begin_offsets()[partition], log.end_offsets()[partition]
+    if not begin <= offset < end:
+        raise ValueError(f"a repaired record of partition {partition}, offset {offset}; {log.name} holds {begin}..{end - 1}")
+
+
 def requeue(records: Sequence[LogRecord], log: EventLog, now_ms: int) -> list[Position]:
     """Append repaired records, each to the partition where the broken one stands, behind a Control that names those.
 
@@ -107,11 +116,13 @@ def requeue(records: Sequence[LogRecord], log: EventLog, now_ms: int) -> list[Po
 
 
 class Mended:
-    """A log to read, in which repaired records stand in the place of the broken ones."""
+    """A log to read, in which repaired records stand in the place of the broken ones. ValueError for a place that it does not hold."""
 
     def __init__(self, log: EventLog, records: Iterable[LogRecord]) -> None:
         self._log, self.name, self.num_partitions = log, log.name, log.num_partitions
         self._repaired = {(record.partition, record.offset): record for record in records}
+        for partition, offset in self._repaired:
+            refuse_foreign_place(log, partition, offset)
         self.append, self.close = log.append, log.close
         self.begin_offsets, self.end_offsets = log.begin_offsets, log.end_offsets
 

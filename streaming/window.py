@@ -37,8 +37,8 @@ class JoinConfig:
     """Whether decisions of somebody else's recommender become Examples too (never own ones)."""
 
     def __post_init__(self) -> None:
-        if not self.variant:
-            raise ValueError("variant is empty; the joiner must know whose decisions are its own")
+        if not self.variant.replace("_", "").isalnum():
+            raise ValueError(f"variant is {self.variant!r}; the joiner must know whose decisions are its own: letters, digits and _")
         lowest = {"window_ms": 1, "lateness_ms": 0, "disorder_ms": 0, "bucket_ms": 1, "future_ms": 0}
         for name, least in lowest.items():
             if not least <= getattr(self, name) <= _ONE_YEAR_MS:

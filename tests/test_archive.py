@@ -166,6 +166,55 @@ def test_two_writers_are_noticed(directory: Path) -> None:
         ArchiveLog(directory)
 
 
+def test_a_segment_that_is_missing_is_noticed(directory: Path) -> None:
+    write_archive(filled(60), directory, max_segment_records=5)
+    partition_0 = [path for path in segments(directory) if path.name.startswith("p00000")]
+    partition_0[1].unlink()
+    with pytest.raises(ValueError, match=f"between {partition_0[0].name} and {partition_0[2].name} a segment is missing"):
+        ArchiveLog(directory)
+
+
+class Jumping(MemoryLog):
+    """Offsets that no record has, as Kafka's are where a transaction ended."""
+
+    def read(self, partition: int, offset: int, max_records: int = 10_000) -> list[LogRecord]:
+        return [record for record in super().read(partition, offset, max_records) if record.offset % 7]
+
+
+def test_offsets_may_jump_between_segments(directory: Path) -> None:
+    log = Jumping(1)
+    log.append([Entry(b"", encode(Tick(event_time_ms=n), n)) for n in range(60)])
+    write_archive(log, directory, max_segment_records=3)
+    assert [record.offset for record in everything(ArchiveLog(directory))[0]] == [n for n in range(60) if n % 7]
+
+
+def test_the_archive_of_one_log_is_none_of_another(directory: Path) -> None:
+    """Whatever is appended to it would stand behind records that were never before it."""
+    write_archive(filled(60), directory)
+    with pytest.raises(ValueError, match=r"holds partition 0 up to \d+; memory: ends at \d+: another log\?"):
+        write_archive(filled(8), directory)
+    other = MemoryLog(4)
+    other.append([Entry(f"user-{n % 9}".encode(), encode(Tick(event_time_ms=n), 7)) for n in range(90)])
+    with pytest.raises(ValueError, match=r"another record at partition 0, offset \d+, than memory:: another log\?"):
+        write_archive(other, directory)
+    assert write_archive(filled(90), directory) == 30
+
+
+@pytest.mark.parametrize("said", ["", "{}", '{"num_partitions": "x"}', '"x"', '{"num_partitions": 1}'])
+def test_a_stream_file_that_says_nothing_is_named(directory: Path, said: str) -> None:
+    write_archive(filled(60), directory)
+    (directory / STREAM_FILE).write_text(said)
+    with pytest.raises(ValueError, match=STREAM_FILE):
+        ArchiveLog(directory)
+
+
+def test_a_broken_segment_is_named(directory: Path) -> None:
+    write_archive(filled(60), directory)
+    segments(directory)[0].write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=f"{segments(directory)[0].name} is no whole segment"):
+        everything(ArchiveLog(directory))
+
+
 def test_other_files_are_left_alone(directory: Path) -> None:
     write_archive(filled(5), directory)
     (directory / "notes.txt").write_text("whose are these?")

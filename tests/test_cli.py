@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from recsys import publisher
+from recsys.checkpoint import StateLock
 from recsys.client import Client
 from recsys.config import as_json, with_settings
 from recsys.options import print_figures
@@ -191,8 +192,8 @@ def test_print_config_prints_it_and_does_nothing_else(run: Forker, tmp_path: Pat
         (("loop", "--set", "learner.size=3"), "there is no 'size'"),
         (("loop", "--set", "learner.trainer.lr.low=3"), "lr has no parts"),
         (("loop", "--set", "learner"), "it must be like"),
-        (("loop", "--set", "learner.trainer.lr=fast"), "it must be a float"),
-        (("loop", "--set", "join.window_ms=1.5"), "it must be a int"),
+        (("loop", "--set", "learner.trainer.lr=fast"), "it must be of type float"),
+        (("loop", "--set", "join.window_ms=1.5"), "it must be of type int"),
         (("loop", "--set", "learner.trainer.lr=-1"), "lr is -1"),
         (("loop", "--set", 'experiment.variants=[["a",0.5]]'), "their sum 1"),
         (("loop", "--world", "mars"), "--world is 'mars'; it must be one of sample, toy"),
@@ -208,6 +209,12 @@ def test_print_config_prints_it_and_does_nothing_else(run: Forker, tmp_path: Pat
         (("data", "import", "/nowhere.csv"), "one of --archive DIR and --log URL"),
         (("data", "import", "/nowhere.csv", "--archive", "x", "--format", "xml"), "kuairand, movielens, table"),
         (("fly",), "No such command 'fly'"),
+        (("loop", "--set", "experiment.variants=[1]"), "they must be pairs of a name and a share"),
+        (("loop", "--set", "join.variant=../up"), "variant is '../up'"),
+        (("simulate", "--world", "os:sep"), "--world os:sep"),
+        (("simulate", "--world", "os:replace"), "--world os:replace takes 4 arguments"),
+        (("serve", "--log", "memory:", "--state", "x"), "--log memory: would be gone"),
+        (("log", "inspect", "--log", "sqlite:////nowhere/log.db"), "sqlite:////nowhere/log.db: there is no such log"),
         (("serve", "--log", "memory:", "--state", "x", "--address", "here"), "must be HOST:PORT"),
     ],
 )
@@ -228,11 +235,19 @@ def test_a_wrong_world_leaves_the_last_run_alone(run: Forker, tmp_path: Path) ->
 
 
 def test_a_log_that_is_not_empty_is_refused(run: Forker, tmp_path: Path) -> None:
+    """And what an earlier run left is there still."""
     url = f"sqlite:///{tmp_path / 'log.db'}"
     assert run(*TOY, "--minutes", "1", "--out", tmp_path / "out", "--log", url).status == 0
     again = run(*TOY, "--minutes", "1", "--out", tmp_path / "out", "--log", url)
     assert (again.status, again.output) == (2, "")
     assert "records; the loop needs an empty one" in again.errors.splitlines()[-1]
+    assert (tmp_path / "out" / "report.html").exists()
+    lock = StateLock(tmp_path / "out" / "state" / "online")
+    busy = run(*TOY, "--minutes", "1", "--out", tmp_path / "out")
+    lock.release()
+    assert busy.status == 2
+    assert "is written by process" in busy.errors.splitlines()[-1]
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_a_log_that_can_not_be_written_is_status_1(run: Forker, tmp_path: Path) -> None:

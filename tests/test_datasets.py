@@ -206,6 +206,9 @@ class TestTable:
             ("who,what,when,v\na,x,5,NaN\n", TableColumns(user="who", item="what", time="when", value="v"), "value must be finite"),
             ("who,what,when,v\na,x,5,much\n", TableColumns(user="who", item="what", time="when", value="v"), "value must be finite"),
             ("who,what,when,c\na,x,5,maybe\n", TableColumns(user="who", item="what", time="when", click="c"), "c holds 'maybe'"),
+            ("who,what,when,c\na,x,5,nan\nb,y,6,1\n", TableColumns(user="who", item="what", time="when", click="c"), "c holds 'nan'"),
+            ("who,what,when,c\na,x,5,7\n", TableColumns(user="who", item="what", time="when", click="c"), "c holds 7"),
+            ("who,what,when,k\na,x,5,\nb,y,6,watch\n", TableColumns(user="who", item="what", time="when", kind="k"), "kind not empty"),
         ],
     )
     def test_errors_are_named(self, tmp_path: Path, text: str, columns: TableColumns, message: str) -> None:

@@ -190,6 +190,16 @@ def test_a_repeated_request_gets_the_same_decision() -> None:
     assert ask(parts, request_id="other").policy_version == 3
 
 
+def test_an_answer_is_not_given_again_once_its_token_is_dead() -> None:
+    """However quiet it was meanwhile: its events would be refused."""
+    parts = bench()
+    first = ask(parts, request_id="r")
+    parts.clock.advance_to(NOW_MS + EngineConfig().token_lifetime_ms + 1)
+    again = ask(parts, request_id="r")
+    assert again.decision_token != first.decision_token
+    assert parts.engine.record([clicked(again)]) == (1, [])
+
+
 def test_variants_have_their_own_policies() -> None:
     parts = bench(variants=(("a", 0.5), ("b", 0.5)))
     parts.engine.serve("a", WatchedPolicy(policy_version=1))

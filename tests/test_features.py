@@ -250,6 +250,16 @@ def test_imported_examples_of_one_session_are_one_slate() -> None:
     assert [len(lesson.view.key_L) for lesson in made] == [1, 2, 2, 0]
 
 
+def test_what_was_shown_at_one_time_is_cut_into_slates() -> None:
+    """A log whose times are dates has hundreds of items at once; a model has room for so many slots and no more."""
+    decision = decided("day", slots=8).decision
+    many = example_of(decision, tuple(range(8)), tuple(map(float, range(8))), own=False)
+    made = imported_lessons([many], memory_of([]), slots=3)
+    assert [lesson.rewards for lesson in made] == [(0, 1, 2), (3, 4, 5), (6, 7)]
+    assert sum((lesson.item_ids for lesson in made), ()) == tuple(decision.item_ids)
+    assert [(len(lesson.shown), len(lesson.logged)) for lesson in made] == [(3, 3), (3, 3), (2, 2)]
+
+
 def replace_time(decision: Decision, t: int) -> Decision:
     decision.event_time_ms, decision.memory_offset = t, -1
     return decision

@@ -1,6 +1,8 @@
 """The gates of what a minute tells: what they refuse, what they let pass, and that a world which has changed is believed."""
 
 import json
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from recsys.gates import CONTRADICTS, FEW_MINUTES, RATE, Gates, Told, fair_weights
 from recsys.guard import GuardConfig
+from tests.runs import finished
 
 USERS, SLOTS = 30, 8
 SILENT = Told(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
@@ -128,3 +131,14 @@ def test_minutes_in_doubt_are_those_refused_and_the_present_one() -> None:
     assert [*found, gates.minutes_in_doubt] == [0, 2, 3, 4]
     assert gates.refusal(told(52)) is None
     assert gates.minutes_in_doubt == 0
+
+
+def test_who_has_more_than_the_cap_has_no_more_when_it_is_replayed(tmp_path: Path) -> None:
+    """What was learned once at a small weight would else come back at a whole one, minute after minute."""
+    minutes = 6
+    loops = {cap: finished(tmp_path / str(cap), minutes, settings=[f"learner.trainer.user_cap={cap}"]) for cap in (1, 1_000)}
+    kept = {cap: Counter(lesson.decision.user_id for lesson in loop.learner._reservoir._lessons) for cap, loop in loops.items()}
+    assert kept[1_000].total() == loops[1_000].learner.joiner.books().decisions["trained"]
+    loud = [user for user, _ in kept[1_000].most_common(5)]
+    assert sum(kept[1_000][user] for user in loud) > 2 * minutes * len(loud)
+    assert sum(kept[1][user] for user in loud) < 1.2 * minutes * len(loud)  # each weighs one a minute

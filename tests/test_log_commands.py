@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import signal
 import time
 import uuid
@@ -153,6 +154,28 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     path.write_text("\n" + line)
     with pytest.raises(ValueError, match="line 2"):
         repaired(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"partition": 7}, r"a repaired record of partition 7; .* has 0\.\.3"),
+        ({"offset": 99}, r"a repaired record of partition 0, offset 99"),
+        ({"stream": "items", "partition": 0, "offset": 0}, "is none of the items"),
+    ],
+)
+def test_what_can_not_be_put_back_whole_is_not_put_back_at_all(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    events, changes = filled(SqliteLog(tmp_path / "log.db"), [5]), items(SqliteLog(tmp_path / "log.db", "events.items", 1))
+    before = events.end_offsets(), changes.end_offsets()
+    value = base64.b64encode(encode(tick(T), T)).decode()
+    good = {"stream": "events", "partition": 0, "offset": 0, "key": "", "value": value}
+    lines = tmp_path / "lines"
+    lines.write_text("\n".join(json.dumps(line) for line in (good, good | change)))
+    done = CliRunner().invoke(commands, ["quarantine", "--log", url, "--requeue", str(lines)])
+    assert isinstance(done.exception, ValueError)
+    assert re.search(said, str(done.exception))
+    assert (events.end_offsets(), changes.end_offsets()) == before
 
 
 def test_the_commands_print_what_the_contract_says(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from recsys.durable import numbered
 from recsys.experiment import assign
 from recsys.learner import Learner
 from recsys.presets import tiny
-from recsys.processes import METRICS
+from recsys.processes import METRICS, token_key
 from recsys.trainer import Seeds
 from streaming.address import ITEMS_SUFFIX, open_log
 from streaming.clock import ManualClock
@@ -243,6 +244,17 @@ def _reaction(answer: RecommendResponse, user_id: str, number: int) -> list[Even
             feedback = Feedback(decision_token=answer.decision_token, slot=slot, kind="click", value=1)
             events.append(Event(event_id=f"click-{number}-{slot}", user_id=user_id, feedback=feedback))
     return events
+
+
+def test_servers_that_start_at_once_sign_with_one_key(tmp_path: Path) -> None:
+    """Else each refuses what users do with the slates of the other."""
+    for attempt in range(5):
+        state = tmp_path / str(attempt)
+        with ThreadPoolExecutor(8) as servers:
+            keys = set(servers.map(token_key, [state] * 8))
+        assert len(keys) == 1
+        assert [path.name for path in state.iterdir()] == ["token.key"]
+        assert (state / "token.key").stat().st_mode & 0o777 == 0o600
 
 
 def _end(process: subprocess.Popen[str]) -> None:

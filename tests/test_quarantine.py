@@ -8,19 +8,20 @@ from test_recovery import Life
 
 from models.artifact import read, weights_digest
 from recsys.config import with_settings
-from recsys.guard import FEW, TooMuchQuarantined
 from recsys.loop import Loop
+from recsys.quarantine_gate import FEW, TooMuchQuarantined
 from recsys.replay import replay
 from streaming.archive import EVENTS, ITEMS, write_archive
-from streaming.events import encode
+from streaming.books import REUSED
+from streaming.events import decode, encode
 from streaming.inspection import inspected
-from streaming.log import Entry, EventLog, LogRecord, MemoryLog, batches
+from streaming.log import Entry, EventLog, LogRecord, LogUnavailable, MemoryLog, batches
 from streaming.quarantine import ACCEPT, Kept, fetched, naming, requeue, write_lines
 from tests.joins import CONFIG, T, W, decision, said, shown, tick
 from tests.runs import finished, learned
 
 BROKEN = b"\xff not a record"
-MINUTES = 6
+MINUTES, MINUTE_MS = 6, 60_000
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,46 @@ def test_too_many_stop_the_learner_until_somebody_settles_them(life: Life, recor
     life.learner.catch_up()
     assert life.learner.policy_version > version
     assert learned(recorded.config, life.log, life.items_log, tmp_path / "again") == life.learner.weights_digest()
+
+
+def test_a_minute_of_which_nothing_could_be_used_stops_it_too(life: Life) -> None:
+    """A server that is newer than its learner: what the gate counts must not be what could be used."""
+    from_ms = (life._records[life._num_fed][0] // MINUTE_MS + 1) * MINUTE_MS
+    for *where, value in life._records[life._num_fed :]:
+        if where[0] >= from_ms and not where[1] and decode(value).WhichOneof("body") in {"decision", "event"}:
+            life._records.remove((*where, value))
+            if where[0] >= from_ms + 2_000:  # when the tick of the minute has come, so that it is theirs
+                life._records.append((*where, BROKEN))
+    life._records.sort(key=lambda record: record[:4])
+    with pytest.raises(TooMuchQuarantined, match=r"(\d+) of \1 records could not be used \(unreadable\)"):
+        life.live()
+
+
+def test_a_request_that_two_servers_answered_is_no_reason_to_stop(life: Life) -> None:
+    """A client that waited too long asks another server, which has not read of the first answer yet."""
+    asked = [(*where, decode(value)) for *where, value in life._records[life._num_fed :] if not where[1]]
+    for *where, record in [one for one in asked if one[-1].decision.variant == "online"][:20]:
+        record.decision.decision_token += "x"
+        life._records.append((*where, encode(record.decision, where[0])))
+    life._records.sort(key=lambda record: record[:4])
+    life.live()
+    life.learner.catch_up()
+    assert life.learner.joiner.books().quarantined == {REUSED: 20}
+    assert life.learner.policy_version > 2
+
+
+def test_a_log_that_goes_away_while_it_is_looked_for_who_settled_it_stops_the_learner(life: Life) -> None:
+    """The minute is taken out of the joiner by then: to go on as after any other outage would lose it."""
+    broken(life, 20)
+    begin_offsets = life.log.begin_offsets
+
+    def away() -> list[int]:
+        raise LogUnavailable("it is away")
+
+    life.log.begin_offsets = away  # type: ignore[method-assign]  # what is asked for first
+    with pytest.raises(TooMuchQuarantined, match="20 of"):
+        life.live()
+    life.log.begin_offsets = begin_offsets  # type: ignore[method-assign]
 
 
 def test_repaired_records_settle_it_too(life: Life) -> None:

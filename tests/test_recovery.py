@@ -332,26 +332,66 @@ def test_memory_is_the_same_however_much_is_read_at_once(tmp_path: Path) -> None
 # The frozen variant ---------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Frozen:
+    """Lives of a keeper, one after the other, beside an items stream that grows."""
+
+    source: Loop
+    state_dir: Path
+
+    def __post_init__(self) -> None:
+        self.items_log = MemoryLog(1)
+        self.items_log.append([Entry(b"", record.value, 0) for record in self.source.stage.items_log.read(0, 0, 10**9)])
+        published = publisher.current(self.source.learner.directory)
+        assert published is not None
+        self._start = publisher.load(published)
+
+    def step(self) -> int:
+        """What one life makes."""
+        join = self.source.config.join
+        return Keeper("frozen", self._start, join, clock=ManualClock(0), items_log=self.items_log, state_dir=self.state_dir).step()
+
+    def grow(self, item_id: str, now_ms: int) -> None:
+        change = ItemChange(event_time_ms=now_ms, item=Item(item_id=item_id, title="a late one", attributes={"group": "a"}))
+        self.items_log.append([Entry(b"", encode(change, now_ms), 0), Entry(b"", encode(Tick(event_time_ms=2 * now_ms), 2 * now_ms), 0)])
+
+    def current(self) -> Published:
+        found = publisher.current(self.state_dir / "frozen")
+        assert found is not None
+        return found
+
+    def damage(self) -> int:
+        """Of the version that is served, one byte; its number."""
+        path = self.current().directory / "weights.safetensors"
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        return self.current().policy_version
+
+
+def test_a_keeper_goes_on_from_the_version_before_a_damaged_one(recorded: Loop, tmp_path: Path) -> None:
+    frozen = Frozen(recorded, tmp_path)
+    frozen.step()
+    frozen.grow("late", 10**13)
+    frozen.step()
+    damaged = frozen.damage()
+    frozen.step()
+    assert frozen.current().policy_version == damaged + 1
+    assert "late" in publisher.load(frozen.current()).item_ids
+    before = publisher.last_good(tmp_path / "frozen")
+    assert before is not None
+    frozen.damage()
+    with pytest.raises(artifacts.BadArtifact):  # and so is the one before
+        frozen.step()
+
+
 def test_a_keeper_killed_before_its_pointer_moved_goes_on_with_a_new_number(recorded: Loop, tmp_path: Path) -> None:
-    items_log = MemoryLog(1)
-    items = [record.value for record in recorded.stage.items_log.read(0, 0, 10**9)]
-    items_log.append([Entry(b"", value, 0) for value in items])
-    published = publisher.current(recorded.learner.directory)
-    assert published is not None
-    start = publisher.load(published)
-
-    def keeper() -> Keeper:
-        return Keeper("frozen", start, recorded.config.join, clock=ManualClock(0), items_log=items_log, state_dir=tmp_path)
-
-    keeper().step()
+    frozen = Frozen(recorded, tmp_path)
+    frozen.step()
     before = (tmp_path / "frozen" / publisher.CURRENT).read_text()
-    now_ms = 10**13
-    change = ItemChange(event_time_ms=now_ms, item=Item(item_id="late", title="a late one", attributes={"group": "a"}))
-    items_log.append([Entry(b"", encode(change, now_ms), 0), Entry(b"", encode(Tick(event_time_ms=2 * now_ms), 2 * now_ms), 0)])
-    num_made = keeper().step()
+    frozen.grow("late", 10**13)
+    num_made = frozen.step()
     (tmp_path / "frozen" / publisher.CURRENT).write_text(before)
-    assert keeper().step() == num_made > 0
-    after = publisher.current(tmp_path / "frozen")
-    assert after is not None
-    assert after.policy_version == json.loads(before)["policy_version"] + 2 * num_made
-    assert "late" in publisher.load(after).item_ids
+    assert frozen.step() == num_made > 0
+    assert frozen.current().policy_version == json.loads(before)["policy_version"] + 2 * num_made
+    assert "late" in publisher.load(frozen.current()).item_ids

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_recovery import Life
 
-from models.artifact import read, weights_digest
+from models.artifact import BadArtifact, read, weights_digest
 from recsys import publisher
 from recsys.controls import ROLLBACK, Controls, Rollback, Span
 from recsys.durable import numbered
@@ -204,6 +204,38 @@ def test_a_version_made_while_somebody_goes_back_is_undone_too(life: Life, recor
     publisher.point_to(directory, version_5)
     life.learner.step()
     assert _current(life).policy_version == GOOD
+
+
+def test_a_learner_that_is_behind_serves_nothing_and_loses_nothing_until_it_follows(life: Life, recorded: Loop, tmp_path: Path) -> None:
+    """It makes several versions more before it reads of the rollback: they would take the pointer, and the checkpoint to go back to."""
+    directory = life.state_dir / "online"
+    life.live(lambda: life.learner.policy_version == GOOD + 1)
+    step, life.learner.step = life.learner.step, lambda: 0  # type: ignore[method-assign]  # it stands still while the log goes on
+    behind = life._records[life._num_fed][0] + 3 * 60_000
+    life.live(until_ms=behind)
+    roll_back(life.log, directory, GOOD, behind)
+    life.learner.step = step  # type: ignore[method-assign]
+    while not life.learner.stats.num_rollbacks:
+        assert _current(life).policy_version == GOOD
+        life.learner.step()
+    made = publisher.newest_version(directory)
+    assert made >= GOOD + 1 + 3  # as many as checkpoints are kept
+    assert (_current(life).policy_version, _current(life).held) == (GOOD, False)
+    to_the_end(life)
+    assert _current(life).policy_version == life.learner.policy_version > made
+    assert learned(recorded.config, life.log, life.items_log, tmp_path / "again") == life.learner.weights_digest()
+
+
+def test_a_rollback_that_can_not_be_is_none_at_all(life: Life) -> None:
+    """Neither in the log nor in the pointer."""
+    directory = life.state_dir / "online"
+    before, ends = _current(life), life.log.end_offsets()
+    with pytest.raises(ValueError, match=r"ends at 0: is it another log\?"):
+        roll_back(MemoryLog(4), directory, GOOD, 0)
+    (directory / "versions" / str(GOOD) / "manifest.json").unlink()
+    with pytest.raises(BadArtifact, match="no manifest"):
+        roll_back(life.log, directory, GOOD, 0)
+    assert (_current(life), life.log.end_offsets()) == (before, ends)
 
 
 def test_two_rollbacks_in_a_row(life: Life, recorded: Loop, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from recsys.policy import DrawingConfig
 from recsys.recommender_pb2_grpc import RecommenderStub
 from recsys.server import SERVICE, Server, ServerConfig
-from streaming.clock import SystemClock
+from streaming.clock import ManualClock, SystemClock
 from streaming.events import Event, Item
 from streaming.proto.recommender_pb2 import (
     GetStatusRequest,
@@ -127,6 +127,16 @@ def test_steps_tick_once_an_interval(tmp_path: Path) -> None:
         server.step()
         num_ticks.append(parts.log.end_offsets()[0])
     assert num_ticks == [1, 1, 2, 2, 2, 3, 4]
+
+
+def test_a_clock_that_is_set_back_silences_no_ticks(tmp_path: Path) -> None:
+    parts = bench()
+    server = Server(ServerConfig(tick_interval_ms=1000), parts.engine, parts.clock, tmp_path, [VARIANT], DrawingConfig())
+    server.step()
+    for elapsed_ms in (0, 999, 1000):
+        server._clock = ManualClock(NOW_MS - 3_600_000 + elapsed_ms)
+        server.step()
+    assert parts.log.end_offsets()[0] == 3
 
 
 def test_steps_take_in_what_another_server_appended(tmp_path: Path) -> None:

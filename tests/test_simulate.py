@@ -149,6 +149,12 @@ def test_a_finished_run_is_kept_and_a_changed_one_made_anew(out: Path, records: 
     assert Record.load(path).columns.keys() == kept.columns.keys()
 
 
+@pytest.mark.parametrize("left", [b"", b"random bytes", b"PK\x03\x04 the beginning of one"])
+def test_a_kept_run_that_is_damaged_is_made_again(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "run.npz").write_bytes(left)
+    assert Record.kept(tmp_path / "run.npz", "behavior_digest", "any") is None
+
+
 def test_seeds_in_processes_of_their_own_give_the_same(tmp_path: Path) -> None:
     alone = plan(["online", "random"], seeds=(0, 1), world=population(FOREIGN))
     play([alone, replace(alone, seeds=(0,), variants=["random", "popular"])], tmp_path / "both", jobs=2)

@@ -34,7 +34,7 @@ loop processes replay report dashboard presets
 config
 server learner keeper snapshots tally rollback
 learner_config
-trainer version_store
+trainer version_store quarantine_gate
 hot_swap
 learner_stats controls publisher engine gates checkpoint live_model reservoir
 policy
@@ -48,7 +48,7 @@ click_model
 patience
 admission spool
 batches abtest ope experiment catalogue ledger tokens durable saver client
-blobs doubt
+blobs doubt offspring
 recommender_pb2_grpc
 """
 """Layers of recsys, top to bottom: a module imports from rows below its own only. Each module has its place."""

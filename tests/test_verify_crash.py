@@ -94,6 +94,13 @@ def test_only_what_led_to_the_weights_is_counted() -> None:
     assert in_weights(chain, "elsewhere") == Counter()
 
 
+def test_what_no_run_left_there_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="holds what no `verify crash` left there"):
+        crash(out=tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +74,7 @@ class Record:
     @staticmethod
     def kept(path: Path, name: str, digest: str) -> "Record | None":
         """What an earlier call left at `path`, if it is whole and its figure `name` is this digest: that of what it was made with."""
-        with suppress(FileNotFoundError, KeyError):
+        with suppress(FileNotFoundError, KeyError, EOFError, ValueError, BadZipFile):
             record = Record.load(path)
             if record.figures[name] == digest:
                 return record

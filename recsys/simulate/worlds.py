@@ -5,10 +5,12 @@ real exposures of these videos to these users as history, and what these users w
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -57,11 +59,15 @@ def population(name: str) -> Population:
     module, colon, function = name.partition(":")
     if not colon:
         raise ValueError(f"--world is {name!r}; it must be one of {', '.join(WORLDS)}, or package.module:function")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # where somebody's own module is, whose program is elsewhere
     try:
         make = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        takes = len(inspect.signature(make).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"--world {name}: {error}") from None
-    takes = len(inspect.signature(make).parameters)
+    if takes > 2:
+        raise ValueError(f"--world {name} takes {takes} arguments; a world is made of (seed), (seed, minutes) or of nothing")
     return Population(name=name, twin=lambda seed, minutes: make(*(seed, minutes)[:takes]))
 
 
