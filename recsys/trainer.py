@@ -57,7 +57,7 @@ class WarmStartConfig:
 class TrainerConfig:
     """How each minute is learned."""
 
-    lr: float = 1e-3
+    lr: float = 5e-4
     passes: int = 1
     """Steps on each minute's batch."""
     trunk_share: float = 0.3
