@@ -109,7 +109,9 @@ def verified_manifest(directory: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BadArtifact(f"{directory.name}: {MANIFEST} is not JSON: {error}") from None
     _refuse_other_formats(directory, manifest)
-    there, named = {path.name for path in directory.iterdir()}, manifest.get("files", {})
+    there, named = {path.name for path in directory.iterdir()}, manifest.get("files")
+    if not isinstance(named, dict) or not isinstance(manifest.get("facts"), dict):
+        raise BadArtifact(f"{directory.name}: {MANIFEST} does not say what its files and facts are")
     for name in FILES:
         if name not in there:
             raise BadArtifact(f"{directory.name}: {name} is missing")

@@ -55,7 +55,7 @@ from recsys.options import (
 )
 from recsys.outcome import progress_of, result_of
 from recsys.presets import Preset, configured
-from recsys.processes import LearnerProcess, Place, run, server_of
+from recsys.processes import LearnerProcess, Place, run, server_of, signing_key
 from recsys.quarantine_gate import TooMuchQuarantined
 from recsys.replay import replay as replayed
 from recsys.report import headline, to_json, write_report
@@ -174,7 +174,7 @@ def serve(
     config = configured(preset, [ADDRESS, *(settings or []), *([f"server.address={json.dumps(address)}"] if address else [])])
     if print_config:
         return _print_config(config)
-    keys = [bytes.fromhex(key) for key in os.environ.get("RECSYS_TOKEN_KEYS", "").split(",") if key]
+    keys = [signing_key(key, "RECSYS_TOKEN_KEYS") for key in os.environ.get("RECSYS_TOKEN_KEYS", "").split(",") if key]
     timeout_s = config.server.log_timeout_s
     place = Place(
         log=opened(log, partitions=partitions, timeout_s=timeout_s),
@@ -322,7 +322,7 @@ def artifact(
     figures = {
         "items": len(found.item_ids),
         "levels": found.tokenizer.config.levels,
-        "policy_version": found.facts["policy_version"],
+        "policy_version": found.facts.get("policy_version"),
         "size_bytes": sum(files.values()),
         "files": files,
         "verify_s": verified - started,

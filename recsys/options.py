@@ -17,7 +17,7 @@ import typer
 from streaming.address import open_log
 from streaming.log import EventLog
 
-Seed = Annotated[int, typer.Option(min=0, help="All randomness derives from it.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="All randomness derives from it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one setting: learner.trainer.lr=1e-3.")]
 

@@ -196,7 +196,15 @@ def token_key(state_dir: Path) -> bytes:
             with suppress(FileExistsError):  # another server was first, and its key is the one
                 os.link(made.name, path)
         sync(state_dir)
-    return bytes.fromhex(path.read_text())
+    return signing_key(path.read_text(), str(path))
+
+
+def signing_key(text: str, where: str) -> bytes:
+    """A key as hexadecimal digits say it. ValueError names `where` they are not, and never what they are."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise ValueError(f"{where} holds no key: hexadecimal digits are needed, two a byte") from None
 
 
 def _short(counts: Mapping[str, int]) -> str:

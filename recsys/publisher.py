@@ -139,8 +139,9 @@ def _read(variant_dir: Path, name: str) -> Published | None:
     try:
         said = json.loads((variant_dir / name).read_text())
         version, directory = int(said["policy_version"]), variant_dir / "versions" / str(said["policy_version"])
-        times = int(said["published_at_ms"]), int(said.get("rolled_back_from", 0))
-        return Published(version, directory, str(said["digest"]), *times, bool(said.get("held", False)))
+        digest, published_at_ms = str(said["digest"]), int(said["published_at_ms"])
+        rolled_back_from, held = int(said.get("rolled_back_from", 0)), bool(said.get("held", False))
+        return Published(version, directory, digest, published_at_ms, rolled_back_from, held)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -138,6 +138,8 @@ def _embeddings(path: Path, ids: pl.Series) -> Embeddings:
         raise ImportRefused(
             f"{path}: ids has shape {names.shape} and emb {emb.shape} of {emb.dtype}; they must be (N,) and (N, any) floats"
         )
+    with np.errstate(over="ignore"):
+        emb = emb.astype(np.float32)
     broken = np.flatnonzero(~np.isfinite(emb).all(1))
     if len(broken):
         raise ImportRefused(f"{path}: emb of {names[broken[0]]!s} is not finite; {len(broken)} of {len(emb)} are not")
@@ -145,7 +147,7 @@ def _embeddings(path: Path, ids: pl.Series) -> Embeddings:
     known = {item_id: number for item_id in ids.to_list() if (number := number_of.get(item_id)) is not None}
     if not known:
         raise ImportRefused(f"{path}: none of its ids ({', '.join(list(number_of)[:3])}, …) is an item ({', '.join(ids[:3])}, …)")
-    return {item_id: array("f", emb[number].astype(np.float32).tobytes()) for item_id, number in known.items() if emb[number].any()}
+    return {item_id: array("f", emb[number].tobytes()) for item_id, number in known.items() if emb[number].any()}
 
 
 def _arrays(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.floating]]:

@@ -51,7 +51,7 @@ def read_table(path: Path) -> pl.DataFrame:
             case _:
                 raise ImportRefused(f"{path}: {path.suffix!r} is none of .csv, .tsv, .parquet, .inter, .item, .user")
     except pl.exceptions.PolarsError as error:
-        raise ImportRefused(f"{path}: {error}") from error
+        raise ImportRefused(f"{path}: {str(error).splitlines()[0]}") from error
     if table.is_empty():
         raise ImportRefused(f"{path}: no rows")
     return table

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -45,6 +46,14 @@ def test_differences_are_paired_by_seed() -> None:
     assert second["two_errors"] == pytest.approx(0.1)
 
 
-def test_unknown_learners_are_named() -> None:
-    with pytest.raises(ValueError, match="--learners names 'ppo'"):
-        Tournament(config=tiny(), learners=["ppo"])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"worlds": ["drift", "nowhere"]}, "--worlds names 'nowhere'"),
+        ({"staleness_minutes": [1, 0]}, "--staleness names 0"),
+        ({"learners": ["luck"]}, "--learners names 'luck'; it must be of none"),
+    ],
+)
+def test_what_can_not_be_played_is_refused_before_anything_is(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Tournament(config=tiny(), **wrong)

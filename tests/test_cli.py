@@ -209,6 +209,8 @@ def test_print_config_prints_it_and_does_nothing_else(run: Forker, tmp_path: Pat
         (("data", "import", "/nowhere.csv"), "one of --archive DIR and --log URL"),
         (("data", "import", "/nowhere.csv", "--archive", "x", "--format", "xml"), "kuairand, movielens, table"),
         (("fly",), "No such command 'fly'"),
+        (("bench", "learners", "--staleness", "x"), "--staleness is 'x'"),
+        (("data", "tokens", "--items", "x", "--seed", "3000000000"), "--seed"),
         (("loop", "--set", "experiment.variants=[1]"), "they must be pairs of a name and a share"),
         (("loop", "--set", "join.variant=../up"), "variant is '../up'"),
         (("simulate", "--world", "os:sep"), "--world os:sep"),

@@ -190,7 +190,7 @@ def learners(
         config=configured(preset, settings),
         learners=learners.split(","),
         worlds=worlds.split(","),
-        staleness_minutes=[int(one) for one in staleness.split(",")],
+        staleness_minutes=_minutes(staleness),
         seeds=range(seed, seed + seeds),
         minutes=minutes,
     )
@@ -231,3 +231,10 @@ def _makers(models: str, levels: str, config: RankConfig) -> dict[str, Maker]:
         else:
             raise ValueError(f"--models has {name!r}; it must be of decoder, {', '.join(known)}")
     return makers
+
+
+def _minutes(text: str) -> list[int]:
+    try:
+        return [int(one) for one in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--staleness is {text!r}; it must be whole minutes with commas, like 1,10") from None

@@ -19,7 +19,7 @@ from recsys.simulate.diary import Record
 from recsys.simulate.run import Run
 from recsys.simulate.stage import Beginning, Stage
 from recsys.simulate.variants import Learning
-from recsys.simulate.worlds import population
+from recsys.simulate.worlds import WORLDS, population
 
 LOG = logging.getLogger(__name__)
 
@@ -47,6 +47,12 @@ class Tournament:
         unknown = [name for name in self.learners if name not in LEARNERS]
         if unknown:
             raise ValueError(f"--learners names {unknown[0]!r}; it must be of {', '.join(LEARNERS)}")
+        for world in self.worlds:
+            if world not in WORLDS and ":" not in world:
+                raise ValueError(f"--worlds names {world!r}; it must be of {', '.join(WORLDS)}, or package.module:function")
+        for minutes in self.staleness_minutes:
+            if minutes < 1:
+                raise ValueError(f"--staleness names {minutes}; a version answers for a minute at least")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ class Record:
     @staticmethod
     def load(path: Path) -> "Record":
         """What `save` wrote."""
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             told = json.loads(kept["told"].tobytes())
             return Record({name: kept[name] for name in COLUMNS + ARRIVALS}, told["user_ids"], told["figures"])
 
