@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.catalogue import Catalogue, Vocabulary, change_of, item_key
+from recsys.live_model import ItemsFeed
 from streaming.events import Item, ItemChange, Tick, UnreadableRecord, encode
+from streaming.log import Entry, MemoryLog
 
 EXAMPLES = settings(max_examples=80, deadline=None)
 
@@ -136,3 +138,15 @@ def test_two_items_of_one_key_are_refused_by_name() -> None:
 def test_keys_are_what_they_were(item_id: str, key: Any) -> None:
     """Pinned: memory, checkpoints and archives name items by them."""
     assert item_key(item_id) == key
+
+
+def test_a_change_that_comes_late_counts_from_when_it_came() -> None:
+    """A minute that was cut without it stays so, for a replay too, which knows of it before."""
+    log = MemoryLog(1)
+    entries = [Tick(event_time_ms=100_000), ItemChange(event_time_ms=50_000, item=Item(item_id="late"))]
+    log.append([Entry(b"", encode(body, 100_000)) for body in entries])
+    feed = ItemsFeed(log, disorder_ms=2_000)
+    feed.read()
+    assert feed.next_change_ms == feed.watermark_ms == 98_000
+    assert not feed.has_before(98_000)
+    assert feed.has_before(98_001)
