@@ -37,7 +37,7 @@ from recsys.dashboard import LiveTable
 from recsys.imports import Frames, write_import
 from recsys.log_commands import log as log_commands
 from recsys.log_commands import rollback
-from recsys.loop import SCENES, LogNotEmpty, Loop, Stage, write_history
+from recsys.loop import SCENES, Loop, Stage, refuse_records, write_history
 from recsys.options import (
     AcceptGap,
     AsJson,
@@ -124,8 +124,7 @@ def loop(
         raise ValueError(f"--world is {world!r}; it must be one of {', '.join(SCENES)}")
     started = time.perf_counter()
     logs = [opened(log, lasting=False), opened(log, ITEMS_SUFFIX, lasting=False)] if log else []
-    if num_records := sum(sum(one.end_offsets()) for one in logs):
-        raise LogNotEmpty(f"the log holds {num_records} records; the loop needs an empty one")
+    refuse_records(*logs)  # before anything of the last run is removed
     for lock in out.glob("state/*/LOCK"):  # of a run that still writes
         StateLock(lock.parent).release()
     state_dir = fresh_directory(out)

@@ -182,7 +182,7 @@ class Learner:
 
     def _pass_quiet_minutes(self, end_minute: int) -> None:
         """Minutes without Examples make a version only if the catalogue changed, or if they end the history."""
-        if self._trainer is not None:
+        if self._trainer is not None and self._next_minute < end_minute:
             self._quarantine_gate.check(range(self._next_minute, end_minute), 0, self.joiner, self.controls)
         while self._next_minute < end_minute and not self.is_done:
             until_ms = self.feed.warm_start_until_ms

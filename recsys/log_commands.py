@@ -15,6 +15,7 @@ from recsys.processes import run
 from recsys.rollback import roll_back
 from streaming.address import ITEMS_SUFFIX
 from streaming.archive import EVENTS, ITEMS, ArchiveLog, Archiver
+from streaming.books import MAX_QUARANTINED
 from streaming.clock import SystemClock
 from streaming.events import decode
 from streaming.gaps import Gapped
@@ -72,18 +73,19 @@ def quarantine(
     """
     started = time.perf_counter()
     streams = _streams(url, archive, partitions)
-    kept = _kept(streams, _inspected(streams, configured(preset, settings).join))
+    found = _inspected(streams, configured(preset, settings).join)
     if export is not None:
+        kept = _kept(streams, found)
         export.write_text(write_lines(kept))
         typer.echo(f"wrote {len(kept)} records to {export}", err=True)
     now_ms = SystemClock().now_ms()
     if requeue is not None:
         _put_back(requeue, streams, now_ms)
     if accept:
-        places = [(one.partition, one.offset) for one in kept if one.stream == EVENTS]
+        places = [(one.partition, one.offset) for one in found.quarantined[EVENTS]]
         streams[EVENTS].append([Entry(b"", naming(ACCEPT, places, now_ms), CONTROL_PARTITION)] if places else [])
-    shown = [one for name in streams for one in [one for one in kept if one.stream == name][-LISTED:]]
-    print_figures({"quarantined": [one.as_dict() for one in shown]} if as_json else _listed(shown), None, started, as_json=as_json)
+    newest = _kept(streams, found, LISTED)
+    print_figures({"quarantined": [one.as_dict() for one in newest]} if as_json else _listed(newest), None, started, as_json=as_json)
 
 
 @log.command("archive")
@@ -161,8 +163,9 @@ def _put_back(lines: Path, streams: dict[str, EventLog], now_ms: int) -> None:
     typer.echo(f"put back {sum(map(len, records.values()))} records of {lines}", err=True)
 
 
-def _kept(streams: dict[str, EventLog], found: Inspection) -> list[Kept]:
-    return [one for name, stream in streams.items() for one in fetched(name, found.quarantined[name], stream)]
+def _kept(streams: dict[str, EventLog], found: Inspection, most: int = MAX_QUARANTINED) -> list[Kept]:
+    """The newest of each stream with their bytes: each is a read of the log."""
+    return [one for name, stream in streams.items() for one in fetched(name, found.quarantined[name][-most:], stream)]
 
 
 def _listed(kept: list[Kept]) -> dict[str, Any]:

@@ -44,6 +44,12 @@ class LogNotEmpty(ValueError):
     """The loop makes its own history, so it needs a log that holds none."""
 
 
+def refuse_records(*logs: EventLog) -> None:
+    """LogNotEmpty where any of these holds a record."""
+    if num_records := sum(sum(log.end_offsets()) for log in logs):
+        raise LogNotEmpty(f"the log holds {num_records} records; the loop needs an empty one")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scene:
     """What a run is about: a world, when it begins, and the history that the model may start from."""
@@ -69,8 +75,7 @@ class Loop:
 
     def __init__(self, config: Config, scene: Scene, stage: Stage, seed: int) -> None:
         self.config, self.scene, self.stage, self.seed = config, scene, stage, seed
-        if any(stage.log.end_offsets()) or any(stage.items_log.end_offsets()):
-            raise LogNotEmpty(f"the log holds {sum(stage.log.end_offsets())} records; the loop needs an empty one")
+        refuse_records(stage.log, stage.items_log)
         self.clock = ManualClock(scene.start_ms)
         self.tally = Tally(window_ms=config.join.window_ms)
         self._pending: list[tuple[int, int, Event]] = []
