@@ -211,7 +211,7 @@ def _lesson(examples: Sequence[Example], memory: Memory) -> Lesson:
         rewards += [by_slot.get(slot, 0.0) for slot in range(len(example.decision.item_ids))]
         shown += [slot in by_slot for slot in range(len(example.decision.item_ids))]
     logged = tuple(first.decision.slot_logprobs) if first.own else (0.0,) * len(item_ids)
-    view = memory.view(first.decision.user_id, memory_needed(first.decision, first.offset))
+    view = memory.view(first.decision.user_id, memory_needed(first.decision.memory_offset, first.offset))
     return Lesson(first.decision, view, tuple(item_ids), tuple(rewards), tuple(shown), logged, first.own)
 
 

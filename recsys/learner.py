@@ -209,7 +209,7 @@ class Learner:
         if self._trainer is None and until_ms is not None and bucket.start_ms < until_ms:
             self._history += bucket.examples
             for example in bucket.examples:
-                needed = memory_needed(example.decision, example.offset)
+                needed = memory_needed(example.decision.memory_offset, example.offset)
                 self._history_from[example.partition] = min(needed, self._history_from.get(example.partition, needed))
             self._next_minute = bucket.index + 1
             return

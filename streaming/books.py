@@ -4,9 +4,9 @@ A `Ledger` is written while records come in; `Books` is one reading of it, with 
 so that `balanced` says something.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 MAX_QUARANTINED = 20_000
@@ -36,6 +36,29 @@ class Quarantined(NamedTuple):
     """Of its partition when it came: it may say no time of its own that can be believed."""
 
 
+@dataclass(slots=True)
+class Tally:
+    """Counts of what was said of decisions, for the books."""
+
+    decisions_unexposed: int = 0
+    exposures: int = 0
+    slots_marked: int = 0
+    slots_shown: int = 0
+    feedback: int = 0
+    joined: int = 0
+    duplicate: int = 0
+    unexposed: int = 0
+    misfits: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By kind and fate, of what is in none of the others."""
+
+    def num_told(self) -> Counter[str]:
+        """How many events these are, by kind."""
+        told = Counter(exposure=self.exposures, feedback=self.feedback)
+        for (kind, _), num in self.misfits.items():
+            told[kind] += num
+        return told
+
+
 class Ledger:
     """Counts by kind of record and by fate, running. `of[kind]["total"]` counts every record of the kind, whatever became of it."""
 
@@ -56,6 +79,22 @@ class Ledger:
             self.of[kind]["quarantined"] += 1
         self.reasons[record.reason] = self.reasons.get(record.reason, 0) + 1
         self.quarantined.append(record._replace(detail=record.detail[:MAX_DETAIL]))
+
+    def close(self, tally: Tally, *, own: bool) -> None:
+        """Write down what decisions came to that closed; `own`: of this variant."""
+        self.slots_shown += tally.slots_shown
+        self.slots_repeated += tally.slots_marked - tally.slots_shown
+        for (kind, fate), num in tally.misfits.items():
+            self.of[kind][fate if own else "foreign"] += num
+        self.of["exposure"]["joined" if own else "foreign"] += tally.exposures
+        counts = self.of["feedback"]
+        if own:
+            counts["joined"] += tally.joined
+            counts["duplicate"] += tally.duplicate
+            counts["unexposed"] += tally.unexposed
+            self.of["decision"]["unexposed"] += tally.decisions_unexposed
+        else:
+            counts["foreign"] += tally.feedback
 
     def read(self, open_decisions: int, open_feedback: int, open_exposures: int) -> "Books":
         """The books now, given what is held and not yet decided."""

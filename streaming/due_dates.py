@@ -6,10 +6,9 @@ One list a second, sorted when its second comes: until then an entry costs 10 by
 import heapq
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
 from operator import neg
 
-Key = int | str
+Key = int
 """A decision's, see `held.key_of`."""
 NEVER_MS = 1 << 62
 """Later than any time."""
@@ -18,11 +17,10 @@ NEVER_MS = 1 << 62
 class Second:
     """What is due within one second that has not come yet, in the order in which it was added."""
 
-    __slots__ = ("keys", "least_offset", "milliseconds")
+    __slots__ = ("keys", "milliseconds")
 
     def __init__(self) -> None:
         self.milliseconds, self.keys = array("H"), list[Key]()
-        self.least_offset = NEVER_MS
 
 
 class DueDates:
@@ -37,8 +35,8 @@ class DueDates:
         self._later: dict[int, Second] = {}
         self._later_s: list[int] = []  # heap of the keys of _later
 
-    def add(self, due_ms: int, key: Key, offset: int = NEVER_MS) -> None:
-        """Remember that `key` is due at `due_ms`; `offset` is for `least_offset`."""
+    def add(self, due_ms: int, key: Key) -> None:
+        """Remember that `key` is due at `due_ms`."""
         due_s = due_ms // 1000
         second = self._later.get(due_s)
         if second is None:
@@ -50,7 +48,6 @@ class DueDates:
             self.next_ms = min(self.next_ms, due_s * 1000)
         second.milliseconds.append(due_ms - due_s * 1000)
         second.keys.append(key)
-        second.least_offset = min(second.least_offset, offset)
 
     def pop(self, now_ms: int) -> list[Key]:
         """Take out all that is due by `now_ms`, in order."""
@@ -64,11 +61,6 @@ class DueDates:
                 due.append(soon.pop())
             self.next_ms = soon_ms[-1] if soon_ms else self._later_s[0] * 1000 if self._later_s else NEVER_MS
         return due
-
-    def least_offset(self, offset_of: Callable[[Key], int]) -> int:
-        """The least offset of all that is due; NEVER_MS without any. Asks for those of the second that has come."""
-        soon = map(offset_of, self._soon)
-        return min([*soon, *[second.least_offset for second in self._later.values()]], default=NEVER_MS)
 
     def _add_soon(self, due_ms: int, key: Key) -> None:
         at = bisect_left(self._soon_ms, -due_ms, key=neg)

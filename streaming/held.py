@@ -1,56 +1,84 @@
-"""An open decision as it is held in memory: the bytes of a `Held` message (joiner.proto), which events are appended to.
+"""An open decision as it is held in memory: pieces of a `Held` message (joiner.proto), and the message as they make it.
 
-Knows nothing of watermarks or of what counts. Bytes, because a million small objects would cost ten times their memory
-and the garbage collector's time; protobuf, because a message of it grows by appending and is read in one call.
+Knows nothing of watermarks or of what counts. Bytes, because a million parsed messages would cost ten times their memory
+and the garbage collector's time; records as they came, because to append to a message would copy it with each of them.
 """
 
 import struct
+from hashlib import blake2b
+from itertools import pairwise
 
 from streaming.due_dates import Key
 
-_HEAD = struct.Struct("<BqBq")
-"""Fields 1 and 2, sfixed64: tag 0x09 and memory_offset, tag 0x11 and offset."""
-_LONG = 4096
-"""From this size on, what is held grows in place: a flood of events on one decision must not be copied with each of them."""
+HEAD = struct.Struct("<BqBq")
+"""What all begins with: fields 1 and 2, sfixed64; tag 0x09 and memory_offset, tag 0x11 and offset."""
+_DIGITS = frozenset("0123456789abcdef")
+Told = bytes | list[bytes]
+"""An open decision: the fields of its message up to the decision; with the records of what was said of it behind, where there are."""
 
 
 def key_of(decision_id: str) -> Key:
-    """What a decision is found by: a number where its id is 32 hexadecimal digits, which is a third of the memory."""
-    if len(decision_id) == 32:
-        try:
-            return int(decision_id, 16)
-        except ValueError:
-            pass
-    return decision_id
+    """What a decision is found by, 128 bits: those that its id is where that is 32 hexadecimal digits, else a digest of it."""
+    if len(decision_id) == 32 and _DIGITS.issuperset(decision_id):
+        return int(decision_id, 16)
+    return int.from_bytes(blake2b(decision_id.encode(), digest_size=16).digest())
 
 
 def held(memory_offset: int, offset: int, decision: bytes) -> bytes:
     """A decision just opened, by the bytes of its record."""
-    return _HEAD.pack(0x09, memory_offset, 0x11, offset) + _frame(_DECISION_FRAMES, len(decision)) + decision
+    return HEAD.pack(0x09, memory_offset, 0x11, offset) + _frame(_DECISION_FRAMES, len(decision)) + decision
 
 
-def with_event(open_decision: bytes | bytearray, event: bytes) -> bytes | bytearray:
-    """The decision with one more event, by the bytes of its record."""
-    if len(open_decision) > _LONG and isinstance(open_decision, bytes):
-        open_decision = bytearray(open_decision)
-    open_decision += _frame(_EVENT_FRAMES, len(event)) + event
-    return open_decision
+def with_event(told: Told, event: bytes) -> Told:
+    """What is held of a decision with one more event, by the bytes of its record."""
+    if isinstance(told, bytes):
+        return [told, event]
+    told.append(event)
+    return told
 
 
-def is_copy(open_decision: bytes | bytearray, decision: bytes) -> bool:
+def parts(told: Told) -> list[bytes]:
+    """The pieces of its message."""
+    if isinstance(told, bytes):
+        return [told]
+    decision, *events = told
+    return [decision, *[_frame(_EVENT_FRAMES, len(event)) + event for event in events]]
+
+
+def told_of(message: bytes) -> Told:
+    """What a message was made of."""
+    ends = [_end_of_field(message, HEAD.size)]
+    while ends[-1] < len(message):
+        ends.append(_end_of_field(message, ends[-1]))
+    events = [message[_begin_of_field(message, begin) : end] for begin, end in pairwise(ends)]
+    return [message[: ends[0]], *events] if events else message
+
+
+def decision_in(told: Told) -> bytes:
+    """The decision without what was said of it."""
+    return told if isinstance(told, bytes) else told[0]
+
+
+def is_copy(told: Told, decision: bytes) -> bool:
     """Whether the decision's record is these bytes."""
-    return open_decision.startswith(_frame(_DECISION_FRAMES, len(decision)) + decision, _HEAD.size)
-
-
-def offsets_of(open_decision: bytes | bytearray) -> tuple[int, int]:
-    """As of which offset user memory is needed for it, and where it stands in the log."""
-    _, memory_offset, _, offset = _HEAD.unpack_from(open_decision)
-    return memory_offset, offset
+    return decision_in(told)[HEAD.size :] == _frame(_DECISION_FRAMES, len(decision)) + decision
 
 
 def _frame(frames: tuple[bytes, ...], length: int) -> bytes:
     """What stands before a field of `length` bytes."""
     return frames[length] if length < len(frames) else frames[0][:1] + _varint(length)
+
+
+def _begin_of_field(message: bytes, at: int) -> int:
+    at += 1
+    while message[at] > 0x7F:
+        at += 1
+    return at + 1
+
+
+def _end_of_field(message: bytes, at: int) -> int:
+    begin = _begin_of_field(message, at)
+    return begin + sum([(byte & 0x7F) << 7 * place for place, byte in enumerate(message[at + 1 : begin])])
 
 
 def _varint(number: int) -> bytes:

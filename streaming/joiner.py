@@ -11,11 +11,12 @@ from operator import attrgetter
 from typing import Literal
 
 from streaming.books import Books, Ledger, Quarantined
+from streaming.columns import MAX_VALUE
 from streaming.due_dates import NEVER_MS
 from streaming.joiner_state import read_snapshot, snapshot_parts
 from streaming.log import LogRecord
 from streaming.partition_join import Asked, PartitionJoin
-from streaming.window import MAX_VALUE, Example, JoinConfig
+from streaming.window import Example, JoinConfig
 
 __all__ = ["MAX_VALUE", "Asked", "Books", "Bucket", "Example", "JoinConfig", "Joiner", "Quarantined"]
 
@@ -121,7 +122,7 @@ class Joiner:
         waiting = Counter(waiting.kind for join in joins for events in join.waiting.values() for waiting in events)
         num_untaken = sum(bucket.num_own for join in joins for bucket in join.buckets.values())
         return self._ledger.read(
-            open_decisions=num_untaken + sum(len(join.open) - len(join.taught) for join in joins),
+            open_decisions=num_untaken + sum(join.table.num_open - join.table.num_taught for join in joins),
             open_feedback=waiting["feedback"] + sum(join.num_held["feedback"] for join in joins),
             open_exposures=waiting["exposure"] + sum(join.num_held["exposure"] for join in joins),
         )

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.message import DecodeError
 
 from streaming.books import Ledger, Quarantined
-from streaming.due_dates import Key
 from streaming.events import decision_id_of, decode
-from streaming.held import key_of
-from streaming.partition_join import PartitionJoin, Waiting
+from streaming.held import key_of, parts, told_of
+from streaming.partition_join import FATES, PartitionJoin, Waiting
 from streaming.proto.joiner_pb2 import (
     ExampleState,
     GoneState,
@@ -36,7 +35,8 @@ def snapshot_parts(joins: Sequence[PartitionJoin], ledger: Ledger, trained_throu
     held: list[bytes] = []
     for join in joins:
         _write_partition(join, state.partitions.add())
-        held += [bytes(open_decision) for open_decision in join.open.values()]
+        for slot in join.table.open_slots():
+            held += parts(join.told[slot])
     body = state.SerializeToString(deterministic=True)
     return [_PREFIX.pack(_MARK, SCHEMA, len(body)), body, *held]
 
@@ -71,9 +71,10 @@ def _pieces(snapshot: bytes, begin: int, sizes: Sequence[int]) -> Iterator[bytes
 def _write_partition(join: PartitionJoin, state: PartitionState) -> None:
     """In place, because protobuf copies whole messages when it is handed finished ones."""
     state.next_offset, state.watermark_ms = join.next_offset, join.watermark_ms
-    state.open_sizes.extend(map(len, join.open.values()))
-    for fate, gone in sorted(join.gone.items()):
-        _write_gone(fate, gone, state.gone.add())
+    state.open_sizes.extend(sum(map(len, parts(join.told[slot]))) for slot in join.table.open_slots())
+    for gone_as, fate in FATES.items():
+        keys, forgotten_ms = join.table.gone(gone_as)
+        state.gone.add(fate=fate, numbers=keys.astype(">u8").tobytes(), forgotten_ms=forgotten_ms.tolist())
     waiting = [waiting for events in join.waiting.values() for waiting in events]
     for event in sorted(waiting):
         state.waiting.add(offset=event.offset, record=event.record)
@@ -84,7 +85,7 @@ def _write_partition(join: PartitionJoin, state: PartitionState) -> None:
 
 def _partition_of(config: JoinConfig, partition: int, state: PartitionState, ledger: Ledger, held: Iterator[bytes]) -> PartitionJoin:
     join = PartitionJoin(config, partition, ledger)
-    join.next_offset, join.watermark_ms = state.next_offset, state.watermark_ms
+    join.next_offset, join.table.watermark_ms = state.next_offset, state.watermark_ms
     for _ in state.open_sizes:
         _hold(join, next(held))
     for gone in state.gone:
@@ -96,29 +97,22 @@ def _partition_of(config: JoinConfig, partition: int, state: PartitionState, led
     return join
 
 
-def _hold(join: PartitionJoin, open_decision: bytes) -> None:
-    held = Held.FromString(open_decision)
+def _hold(join: PartitionJoin, message: bytes) -> None:
+    held = Held.FromString(message)
     decision = held.decision.decision
     closes_ms = decision.event_time_ms + join.config.open_ms
     own = decision.variant == join.config.variant
-    join.hold(key_of(decision.decision_id), open_decision, closes_ms, held.memory_offset, own=own)
+    join.hold(key_of(decision.decision_id), told_of(message), closes_ms, (held.memory_offset, held.offset), own=own)
     for record in held.events:
         join.num_held["exposure" if record.event.HasField("exposure") else "feedback"] += 1
 
 
-def _write_gone(fate: str, gone: dict[Key, int], state: GoneState) -> None:
-    state.fate = fate
-    numbers = [key for key in gone if isinstance(key, int)]
-    names = [key for key in gone if isinstance(key, str)]
-    state.numbers = b"".join([key.to_bytes(16) for key in numbers])
-    state.names.extend(names)
-    state.forgotten_ms.extend([*map(gone.__getitem__, numbers), *map(gone.__getitem__, names)])
-
-
 def _remember(join: PartitionJoin, state: GoneState) -> None:
-    keys: list[Key] = [int.from_bytes(state.numbers[at : at + 16]) for at in range(0, len(state.numbers), 16)]
-    for key, forgotten_ms in zip([*keys, *state.names], state.forgotten_ms, strict=True):
-        join.remember(key, forgotten_ms, state.fate)
+    (gone_as,) = [gone_as for gone_as, fate in FATES.items() if fate == state.fate]
+    keys = [int.from_bytes(state.numbers[at : at + 16]) for at in range(0, len(state.numbers), 16)]
+    keys += map(key_of, state.names)
+    for key, forgotten_ms in zip(keys, state.forgotten_ms, strict=True):
+        join.table.let_go(key, gone_as, forgotten_ms)
 
 
 def _wait(join: PartitionJoin, offset: int, value: bytes) -> None:

@@ -5,19 +5,31 @@ as soon as the watermark moves: the state is a pure function of the records so f
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
-from streaming.books import REUSED, Ledger, Quarantined
+import numpy as np
+from numpy.typing import NDArray
+
+from streaming.books import REUSED, Ledger, Quarantined, Tally
+from streaming.closing import Closing
+from streaming.columns import EXPOSURE, FEEDBACK, FOREIGN, LATEST_MS, MAX_VALUE, OTHER, OWN, TAUGHT, Ints, Records
 from streaming.due_dates import NEVER_MS, DueDates, Key
 from streaming.events import IMPORTED, Control, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
-from streaming.held import held, is_copy, key_of, offsets_of, with_event
+from streaming.held import Told, held, is_copy, key_of, parts, with_event
 from streaming.log import LogRecord
+from streaming.plain import KINDS, plain
 from streaming.proto.joiner_pb2 import Held
 from streaming.rewards import rule_named
-from streaming.window import MAX_VALUE, NOTHING_SAID, Example, Heard, JoinConfig, Verdict, earned, heard
+from streaming.slots import AWAITED, GONE_FOREIGN, GONE_GAP, GONE_LATE, NOWHERE, NUM_STATES, OPEN, OPEN_TAUGHT
+from streaming.table import Table
+from streaming.window import Example, JoinConfig
 
-_example = partial(tuple.__new__, Example)
+MANY = 4096
+"""Records are taken, and decisions decided, by so many at a time: what is made of more does not stay in the processor's cache."""
+FEW = 8
+"""Up to so many are taken one by one: arrays would cost more than they save."""
+FATES = {GONE_LATE: "late", GONE_FOREIGN: "foreign", GONE_GAP: "gap"}
+"""What still speaks of a decision that is gone gets in the books."""
 
 
 class Waiting(NamedTuple):
@@ -55,9 +67,8 @@ class Bucket:
         self.least_memory_offset = min(self.least_memory_offset, memory_offset)
 
 
-def memory_needed(decision: Decision, offset: int) -> int:
-    """As of which offset a decision needs user memory. One that says −1 stands for its own offset."""
-    memory_offset = decision.memory_offset
+def memory_needed(memory_offset: int, offset: int) -> int:
+    """As of which offset a decision needs user memory that stands at `offset`: its own where it says −1."""
     return offset if memory_offset < 0 else memory_offset
 
 
@@ -67,48 +78,97 @@ class PartitionJoin:
     def __init__(self, config: JoinConfig, partition: int, ledger: Ledger) -> None:
         self.config, self.partition, self.ledger = config, partition, ledger
         self.next_offset = 0
-        self.watermark_ms = -NEVER_MS
-        self.open: dict[Key, bytes | bytearray] = {}
-        """What `held` makes of each, by offset of the decision."""
-        self.taught: set[Key] = set()
-        """Which of them are not own."""
+        self.table = Table(config.open_ms, config.disorder_ms)
+        """Which decisions are open, and what still speaks of one that is gone gets."""
+        self.told: list[Told] = []
+        """Of the open ones what is held, by slot of the table."""
         self.num_held = {"exposure": 0, "feedback": 0}
         """Events on open decisions, by kind."""
-        self.gone: dict[str, dict[Key, int]] = {"late": {}, "foreign": {}, "gap": {}}
-        """What still speaks of a decision that is not open gets this fate, until the watermark is at that time.
-
-        Those whose time has come are there until the end of the poll.
-        """
         self.waiting: dict[Key, list[Waiting]] = {}
         self.buckets: dict[int, Bucket] = {}
-        self._closing, self._orphaning = DueDates(), DueDates()
-        self._forgetting = {fate: DueDates() for fate in self.gone}
+        self._orphaning = DueDates()
+        self._closed: dict[bool, list[Told]] = {True: [], False: []}
+        """Those that closed, own or not, and are still to be decided, all of one poll at once."""
         self._controls: list[Asked] = []
-        self._rule = rule_named(config.reward)
-        # Asked for with every record.
-        self._variant, self._open_ms, self._future_ms = config.variant, config.open_ms, config.future_ms
+        self._closing = Closing(partition, config.window_ms, rule_named(config.reward))
+
+    @property
+    def watermark_ms(self) -> int:
+        """Nothing more than D older than this is still to come; −NEVER_MS at first."""
+        return self.table.watermark_ms
 
     # Records ----------------------------------------------------------------------------------------------------------
 
     def apply(self, records: Sequence[LogRecord]) -> None:
-        """Take these records. ValueError for an offset applied before."""
-        try:
-            for _, offset, _, value in records:
-                if offset < self.next_offset:
-                    self._check(offset)
-                self.next_offset = offset + 1
-                self._apply(offset, value)
-        finally:
-            self._forget()
+        """Take these records. ValueError for an offset applied before; then none of them is taken."""
+        self._check([offset for _, offset, _, _ in records])
+        for begin in range(0, len(records), MANY):
+            _, offsets, _, values = zip(*records[begin : begin + MANY], strict=True)
+            if len(values) > FEW:
+                self._apply_all(offsets, values)
+            else:
+                for offset, value in zip(offsets, values, strict=True):
+                    self._apply(offset, value)
+            self.next_offset = offsets[-1] + 1
+        self._decide()
+        self.table.forget()
 
     def pass_gap(self, offset: int) -> None:
         """Go on at `offset`, and give up all that is open. ValueError for an offset applied before."""
-        self._check(offset)
+        self._check([offset])
         self.ledger.never_read += offset - self.next_offset
         self.next_offset = offset
-        open_decisions, self.open, self._closing = self.open, {}, DueDates()
-        for key, open_decision in open_decisions.items():
-            self._give_up(key, Held.FromString(bytes(open_decision)))
+        for slot in self.table.give_up():
+            self._give_up(self.told[slot], own=self.table.state(slot) == GONE_GAP)
+            self.told[slot] = b""
+        self.table.forget()
+
+    def _apply_all(self, offsets: Sequence[int], values: Sequence[bytes]) -> None:
+        """Take records as their columns say, and what is not plain or another case than most by itself, in its turn."""
+        read, counts, begin = plain(offsets, values, self.config), np.zeros((len(KINDS), 1 + NUM_STATES), np.int64), 0
+        while begin < len(values):
+            step, slots, closed = self.table.take(read, begin, self._orphaning.next_ms, counts)
+            self._hold_all(values, read, begin, slots[begin : step.stop])
+            self._close(closed)
+            self._orphan()
+            begin = step.stop
+            if step.asks:
+                self._apply(offsets[begin], values[begin])
+                begin += 1
+        self._count_taken(counts)
+
+    def _hold_all(self, values: Sequence[bytes], read: Records, begin: int, slots: NDArray[np.int32]) -> None:
+        """Keep decisions that opened, and what was said of open ones."""
+        told, kinds = self._told(), read.kinds[begin : begin + len(slots)]
+        opened = np.flatnonzero((kinds >= OWN) & (slots != NOWHERE))
+        at = begin + opened
+        numbers = slots[opened].tolist(), read.memory_offsets[at].tolist(), read.offsets[at].tolist()
+        for row, slot, needed, offset in zip(at.tolist(), *numbers, strict=True):
+            told[slot] = held(needed, offset, values[row])
+        spoken = np.flatnonzero((kinds <= FEEDBACK) & (slots != NOWHERE))
+        for row, slot in zip((begin + spoken).tolist(), slots[spoken].tolist(), strict=True):
+            so_far = told[slot]
+            if isinstance(so_far, bytes):
+                told[slot] = [so_far, values[row]]
+            else:
+                so_far.append(values[row])
+
+    def _told(self) -> list[Told]:
+        """`told` with room for all slots."""
+        self.told += [b""] * (self.table.size - len(self.told))
+        return self.told
+
+    def _count_taken(self, counts: Ints) -> None:
+        for kind, name in enumerate(KINDS):
+            if kind != OTHER:
+                total, *by_state = counts[kind].tolist()
+                self.ledger.of[name]["total"] += total
+                if kind in (EXPOSURE, FEEDBACK):
+                    self.num_held[name] += by_state[OPEN] + by_state[OPEN_TAUGHT]
+                    for state, fate in FATES.items():
+                        self.ledger.of[name][fate] += by_state[state]
+                elif kind in (TAUGHT, FOREIGN):
+                    self.ledger.of[name]["foreign"] += total
 
     def _apply(self, offset: int, value: bytes) -> None:
         try:
@@ -131,20 +191,20 @@ class PartitionJoin:
         taken, self._controls = self._controls, []
         return taken
 
-    def _check(self, offset: int) -> None:
-        if offset < self.next_offset:
-            raise ValueError(f"partition {self.partition}: offset {offset} was applied before; the next is {self.next_offset} or later")
+    def _check(self, offsets: Sequence[int]) -> None:
+        least = self.next_offset
+        for offset in offsets:
+            if offset < least:
+                raise ValueError(f"partition {self.partition}: offset {offset} was applied before; the next is {least} or later")
+            least = offset + 1
 
     def _apply_decision(self, offset: int, record: Record, value: bytes) -> None:
         decision = record.decision
         event_time_ms = decision.event_time_ms
         if self._in_time("decision", offset, record.append_time_ms, event_time_ms):
             decision_id = decision.decision_id
-            key = key_of(decision_id)
-            if key in self.open or self._fate_of(key):
-                self._add_again(key, offset, decision, value)
-            elif decision_id:
-                self._add_decision(key, offset, decision, event_time_ms, value)
+            if decision_id:
+                self._add(key_of(decision_id), offset, record, value)
             else:
                 self._quarantine(offset, "decision without an id", "", "decision")
             # Only now: what waited did so until the watermark passed it without its decision.
@@ -169,7 +229,7 @@ class PartitionJoin:
     def _in_time(self, kind: str, offset: int, append_time_ms: int, event_time_ms: int) -> bool:
         """Count a record, and quarantine it if its time can't be: one from the future would close all that is open."""
         self.ledger.of[kind]["total"] += 1
-        if 0 <= event_time_ms <= append_time_ms + self._future_ms:
+        if 0 <= event_time_ms <= min(append_time_ms + self.config.future_ms, LATEST_MS):
             return True
         reason = "before 1970" if event_time_ms < 0 else "from the future"
         self._quarantine(offset, reason, f"event time {event_time_ms}, appended {append_time_ms}", kind)
@@ -180,30 +240,31 @@ class PartitionJoin:
 
     # Decisions and events ---------------------------------------------------------------------------------------------
 
-    def _add_decision(self, key: Key, offset: int, decision: Decision, event_time_ms: int, value: bytes) -> None:
+    def _add(self, key: Key, offset: int, record: Record, value: bytes) -> None:
         """Open a decision, or count it as what else it is; then the events that waited for it."""
-        variant = decision.variant
-        own, closes_ms = variant == self._variant, event_time_ms + self._open_ms
-        late = closes_ms <= self.watermark_ms
-        fate = "late" if own else "foreign"
+        decision, known = record.decision, self._known(key)
+        variant, closes_ms = decision.variant, decision.event_time_ms + self.config.open_ms
+        own, late = variant == self.config.variant, closes_ms <= self.watermark_ms
+        if known is not None:
+            self._add_again(known, offset, decision, value)
+            return
         if late or not own:
-            self.ledger.of["decision"][fate] += 1
+            self.ledger.of["decision"]["late" if own else "foreign"] += 1
         if late or not (own or (self.config.teach_imported and variant == IMPORTED)):
-            self._let_go(key, closes_ms, fate)
+            self._let_go(key, GONE_LATE if own else GONE_FOREIGN, closes_ms + self.config.open_ms)
         else:
-            memory_offset = memory_needed(decision, offset)
-            self.hold(key, held(memory_offset, offset, value), closes_ms, memory_offset, own=own)
-        if key in self.waiting:
-            for waiting in self.waiting.pop(key):
-                self._add_said(key, waiting)
+            memory_offset = memory_needed(decision.memory_offset, offset)
+            self.hold(key, held(memory_offset, offset, value), closes_ms, (memory_offset, offset), own=own)
+        self.table.wait_no_longer(key)
+        for waiting in self.waiting.pop(key, ()):
+            self._add_said(key, waiting)
 
-    def _add_again(self, key: Key, offset: int, decision: Decision, value: bytes) -> None:
+    def _add_again(self, slot: int, offset: int, decision: Decision, value: bytes) -> None:
         """A decision whose id is known: a copy, or somebody else's use of it. Of one that is gone only its time is left to tell by."""
-        open_decision = self.open.get(key)
-        if open_decision is not None:
-            copy = is_copy(open_decision, value)
+        if self.table.state(slot) <= OPEN_TAUGHT:
+            copy = is_copy(self.told[slot], value)
         else:
-            copy = self.gone[self._fate_of(key)][key] == decision.event_time_ms + 2 * self._open_ms
+            copy = self.table.due_ms(slot) == decision.event_time_ms + 2 * self.config.open_ms
         if copy:
             self.ledger.copies += 1
             self.ledger.of["decision"]["total"] -= 1
@@ -212,52 +273,39 @@ class PartitionJoin:
 
     def _add_event(self, offset: int, kind: str, event: Event, decision_token: str, value: bytes) -> None:
         """Give one exposure or feedback to its decision. It is decided when that closes, or at once when there is none to wait for."""
-        key = key_of(decision_id_of(decision_token))
-        open_decision = self.open.get(key)
-        if open_decision is not None:
-            self.open[key] = with_event(open_decision, value)
-            self.num_held[kind] += 1
-        else:
-            self._add_said(key, Waiting(offset, event.event_time_ms + self.config.disorder_ms, kind, value))
+        expires_ms = event.event_time_ms + self.config.disorder_ms
+        self._add_said(key_of(decision_id_of(decision_token)), Waiting(offset, expires_ms, kind, value))
 
     def _add_said(self, key: Key, waiting: Waiting) -> None:
-        """What became of an event whose decision was not there when it came."""
-        kind = waiting.kind
-        if key in self.open:
-            self.open[key] = with_event(self.open[key], waiting.record)
+        kind, slot = waiting.kind, self._known(key)
+        if slot is None:
+            if waiting.expires_ms <= self.watermark_ms:
+                self.ledger.of[kind]["orphan"] += 1
+            else:
+                self.wait(key, waiting)
+        elif (state := self.table.state(slot)) <= OPEN_TAUGHT:
+            self.told[slot] = with_event(self.told[slot], waiting.record)
             self.num_held[kind] += 1
-        elif fate := self._fate_of(key):
-            self.ledger.of[kind][fate] += 1
-        elif waiting.expires_ms <= self.watermark_ms:
-            self.ledger.of[kind]["orphan"] += 1
         else:
-            self.wait(key, waiting)
+            self.ledger.of[kind][FATES[state]] += 1
 
-    def _fate_of(self, key: Key) -> str:
-        """What still speaks of a decision that is not open any more gets; empty where none is remembered."""
-        for fate, known in self.gone.items():
-            if key in known and known[key] > self.watermark_ms:
-                return fate
-        return ""
+    def _known(self, key: Key) -> int | None:
+        """The slot of a decision that is open, or that is gone and not for long enough to be forgotten."""
+        slot = self.table.find(key)
+        if slot == NOWHERE or (state := self.table.state(slot)) == AWAITED:
+            return None
+        return slot if state <= OPEN_TAUGHT or self.table.due_ms(slot) > self.watermark_ms else None
 
     # State ------------------------------------------------------------------------------------------------------------
 
-    def hold(self, key: Key, open_decision: bytes | bytearray, closes_ms: int, memory_offset: int, *, own: bool) -> None:
-        """Keep a decision open until the watermark is at `closes_ms`, W + L beyond it."""
-        self.open[key] = open_decision
-        self._closing.add(closes_ms, key, memory_offset)
-        if not own:
-            self.taught.add(key)
-
-    def remember(self, key: Key, forgotten_ms: int, fate: str) -> None:
-        """Keep what became of a decision until the watermark is at `forgotten_ms`, 2 (W + L) beyond it."""
-        gone = self.gone[fate]
-        gone.pop(key, None)  # one that was to be forgotten by now: they stand in the order in which they became so
-        gone[key] = forgotten_ms
-        self._forgetting[fate].add(forgotten_ms, key)
+    def hold(self, key: Key, told: Told, closes_ms: int, offsets: tuple[int, int], *, own: bool) -> None:
+        """Keep a decision open until the watermark is at `closes_ms`, W + L beyond it; `offsets` as held.py has them."""
+        slot = self.table.open(key, closes_ms, *offsets, own=own)
+        self._told()[slot] = told
 
     def wait(self, key: Key, waiting: Waiting) -> None:
         """Keep an event until its decision comes or the watermark has passed it by D."""
+        self.table.wait_for(key)
         self.waiting.setdefault(key, []).append(waiting)
         self._orphaning.add(waiting.expires_ms, key)
 
@@ -271,8 +319,7 @@ class PartitionJoin:
 
     def least_memory_offset(self) -> int | None:
         """As of which offset user memory is still needed, by decisions that are open or not yet taken; None without any."""
-        least = self._closing.least_offset(lambda key: offsets_of(self.open[key])[0])
-        least = min([least, *[bucket.least_memory_offset for bucket in self.buckets.values()]])
+        least = min([self.table.least_memory_offset(), *[bucket.least_memory_offset for bucket in self.buckets.values()]])
         return None if least == NEVER_MS else least
 
     # Time -------------------------------------------------------------------------------------------------------------
@@ -280,89 +327,55 @@ class PartitionJoin:
     def _move(self, event_time_ms: int) -> None:
         """Move the watermark: nothing more than D older than this is still to come. Then do what is due."""
         watermark_ms = event_time_ms - self.config.disorder_ms
-        if watermark_ms <= self.watermark_ms:
-            return
-        self.watermark_ms = watermark_ms
-        if watermark_ms >= self._closing.next_ms:
-            for key in self._closing.pop(watermark_ms):
-                self._close(key)
-        if watermark_ms >= self._orphaning.next_ms:
-            for key in self._orphaning.pop(watermark_ms):
-                self._orphan(key)
+        if watermark_ms > self.watermark_ms:
+            self._close(self.table.move(watermark_ms))
+            self._orphan()
 
-    def _forget(self) -> None:
-        """Drop what is remembered for no longer."""
-        for fate, gone in self.gone.items():
-            for key in self._forgetting[fate].pop(self.watermark_ms):
-                if gone.get(key, NEVER_MS) <= self.watermark_ms:
-                    del gone[key]
+    def _close(self, slots: Sequence[int]) -> None:
+        """Put aside what closed. What it comes to is decided at the end of the poll."""
+        for slot in slots:
+            self._closed[self.table.state(slot) == GONE_LATE].append(self.told[slot])
+            self.told[slot] = b""
 
-    def _close(self, key: Key) -> None:
-        """Decide what an open decision and its events come to."""
-        open_decision = bytes(self.open.pop(key))
-        own = key not in self.taught
-        if not own:
-            self.taught.remove(key)
-        closed = Held.FromString(open_decision)
-        decision, (memory_offset, offset) = closed.decision.decision, offsets_of(open_decision)
-        event_time_ms = decision.event_time_ms
-        said = heard(decision, closed.events, event_time_ms + self.config.window_ms)
-        shown = said.shown()
-        verdict = said.verdict(shown.slots) if said.said else NOTHING_SAID
-        self._count(said, verdict, len(shown.slots), own=own)
-        if shown.slots:
-            at = open_decision, event_time_ms, decision.decision_id, self.partition, offset
-            self.keep(_example((*at, own, *earned(shown, verdict.joined, self._rule))), memory_offset)
-        self._let_go(key, event_time_ms + self._open_ms, "late" if own else "foreign")
+    def _decide(self) -> None:
+        """What the decisions come to that closed in this poll."""
+        for own, closed in self._closed.items():
+            for begin in range(0, len(closed), MANY):
+                tally, some = Tally(), closed[begin : begin + MANY]
+                close = self._closing.many if len(some) > FEW else self._closing.few
+                for example, memory_offset in close(some, tally, own=own):
+                    self.keep(example, memory_offset)
+                self.ledger.close(tally, own=own)
+                for kind, num in tally.num_told().items():
+                    self.num_held[kind] -= num
+            closed.clear()
 
-    def _count(self, said: Heard, verdict: Verdict, num_shown: int, *, own: bool) -> None:
-        """Write a closed decision into the books."""
-        ledger, num_marks, num_said = self.ledger, len(said.marks), len(said.said)
-        self.num_held["exposure"] -= num_marks
-        self.num_held["feedback"] -= num_said
-        ledger.slots_shown += num_shown
-        ledger.slots_repeated += sum([len(slots) for slots, _ in said.marks]) - num_shown
-        for kind, fate in said.misfits:
-            self.num_held[kind] -= 1
-            ledger.of[kind][fate if own else "foreign"] += 1
-        ledger.of["exposure"]["joined" if own else "foreign"] += num_marks
-        if not own:
-            ledger.of["feedback"]["foreign"] += num_said
-            return
-        if num_said:
-            counts = ledger.of["feedback"]
-            counts["joined"] += len(verdict.joined)
-            counts["duplicate"] += verdict.num_duplicate
-            counts["unexposed"] += verdict.num_unexposed
-        if not num_shown:
-            ledger.of["decision"]["unexposed"] += 1
-
-    def _give_up(self, key: Key, given_up: Held) -> None:
+    def _give_up(self, told: Told, *, own: bool) -> None:
         """Write an open decision into the books of which nobody will know what became of it."""
-        decision = given_up.decision.decision
-        own = decision.variant == self._variant
         fate = "gap" if own else "foreign"
         if own:
             self.ledger.of["decision"][fate] += 1
-        else:
-            self.taught.remove(key)
-        for record in given_up.events:
+        for record in Held.FromString(b"".join(parts(told))).events:
             kind = "exposure" if record.event.HasField("exposure") else "feedback"
             self.num_held[kind] -= 1
             self.ledger.of[kind][fate] += 1
-        self._let_go(key, decision.event_time_ms + self._open_ms, fate)
 
-    def _let_go(self, key: Key, closes_ms: int, fate: str) -> None:
-        forgotten_ms = closes_ms + self._open_ms
+    def _let_go(self, key: Key, state: int, forgotten_ms: int) -> None:
         if forgotten_ms > self.watermark_ms:
-            self.remember(key, forgotten_ms, fate)
+            self.table.let_go(key, state, forgotten_ms)
 
-    def _orphan(self, key: Key) -> None:
+    def _orphan(self) -> None:
         """Give up on the events whose time to wait is over."""
-        events = self.waiting.pop(key, ())
-        still = [waiting for waiting in events if waiting.expires_ms > self.watermark_ms]
-        for waiting in events:
-            if waiting.expires_ms <= self.watermark_ms:
-                self.ledger.of[waiting.kind]["orphan"] += 1
-        if still:
-            self.waiting[key] = still
+        watermark_ms = self.watermark_ms
+        if watermark_ms < self._orphaning.next_ms:
+            return
+        for key in self._orphaning.pop(watermark_ms):
+            events = self.waiting.pop(key, ())
+            still = [waiting for waiting in events if waiting.expires_ms > watermark_ms]
+            for waiting in events:
+                if waiting.expires_ms <= watermark_ms:
+                    self.ledger.of[waiting.kind]["orphan"] += 1
+            if still:
+                self.waiting[key] = still
+            else:
+                self.table.wait_no_longer(key)

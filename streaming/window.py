@@ -10,8 +10,6 @@ from streaming.events import Decision, Exposure, Record
 from streaming.proto.joiner_pb2 import Held
 from streaming.rewards import RewardRule, rule_named
 
-MAX_VALUE = 1e12
-"""The largest magnitude a feedback value can have; what is beyond it, or no number, is quarantined."""
 _ONE_YEAR_MS = 366 * 24 * 3600 * 1000
 
 

@@ -7,6 +7,7 @@ from streaming.books import MAX_QUARANTINED
 from streaming.events import Control, Event, Interaction, encode
 from streaming.joiner import MAX_VALUE, JoinConfig, Joiner
 from streaming.log import LogRecord
+from streaming.slots import GONE_FOREIGN, GONE_GAP, GONE_LATE
 
 # One decision ---------------------------------------------------------------------------------------------------------
 
@@ -312,7 +313,9 @@ def test_a_joiner_that_nobody_asks_lets_go_of_what_is_over():
     for number in range(50):
         bench.put(decision(f"{number}", t=T + number * M), said(name=f"unknown {number}", t=T + number * M))
     join = bench.joiner._partitions[0]
-    assert [len(held) <= 5 for held in (join.open, join.gone, join.waiting)] == [True] * 3
+    known = sum(len(join.table.gone(state)[0]) for state in (GONE_LATE, GONE_FOREIGN, GONE_GAP))
+    assert [num <= 5 for num in (join.table.num_open, known, len(join.waiting))] == [True] * 3
+    assert sorted(filter(None, join.told)) == sorted(join.told[slot] for slot in join.table.open_slots())
 
 
 def test_a_decision_that_closed_unexposed_needs_no_memory_even_before_anybody_looks():
@@ -343,7 +346,7 @@ def test_refused_examples_are_counted_by_why_and_stay_so():
 
 def test_books_that_lost_a_record_do_not_balance():
     bench = Bench().put(decision(), shown(0), said())
-    bench.joiner._partitions[0].open.clear()
+    bench.joiner._partitions[0].table.give_up()
     assert not bench.joiner.books().balanced
 
 

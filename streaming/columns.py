@@ -1,0 +1,385 @@
+"""The fields of many records at once, as arrays: to parse records one by one and ask for their fields takes ten times as long.
+
+Knows protobuf's encoding (https://protobuf.dev/programming-guides/encoding/) and the layout of our messages, nothing of joins.
+Only plain records are read: those whose fields stand in order, each once, as protobuf writes them, with texts of ASCII alone
+and none that is not known here. Of such a record a parser would say the same; any other is left to one.
+
+Compiled when first called, which takes some seconds and is kept on disk; all of it in one file, because numba looks for changes
+in no other. What reads a field takes where it begins and gives where the next one does: −1 behind what is not plain.
+"""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+OTHER, EXPOSURE, FEEDBACK, INTERACTION, TICK, OWN, TAUGHT, FOREIGN = range(8)
+"""Kinds of records; the last three are decisions. OTHER is what is not plain."""
+COUNTED, FORGED, LATE = range(3)
+"""Fates of what was said of a decision."""
+ODD, SIMPLE, SPOKEN_OF = range(3)
+"""How a decision is read that closes: by a parser; at once, it was shown once and nothing or one thing was said; event by event."""
+ID_LENGTH = 32
+MAX_VALUE = 1e12
+"""The largest magnitude a feedback value can have; what is beyond it, or no number, is quarantined."""
+LATEST_MS = 1 << 53
+"""The latest time a record can have: some sums of it must be numbers too."""
+_ALL_BUT_SIGN = (1 << 63) - 1
+_MOST = int(np.float64(MAX_VALUE).view(np.int64))
+_MINUS_ZERO = -(1 << 63)  # is 0 for whoever compares, and not for whoever writes it down
+
+
+class Of(IntEnum):
+    """Columns of what is read of a record. A text is where it begins and how long it is."""
+
+    TIME_MS = 0
+    ID = 1
+    ID_LENGTH = 2
+    # Kept of a decision that closes.
+    NEEDS = 3
+    FIRST_EVENT = 4
+    OFFSET = 5
+    MEMORY_OFFSET = 6
+    # Kept of what was said of it.
+    KIND = 3
+    FATE = 4
+    APPEND_MS = 5
+    SLOTS = 6
+    NUM_MARKS = 7
+    LAST_SLOT = 8  # the largest shown, or the one spoken of
+    SAID = 9
+    SAID_LENGTH = 10
+    VALUE = 11  # the bits of a double
+    # Of both, and not kept.
+    USER = 12
+    USER_LENGTH = 13
+    TOKEN = 14
+    TOKEN_LENGTH = 15
+    VARIANT = 16
+    VARIANT_LENGTH = 17
+    NUM_SLOTS = 18
+
+
+DECISION_COLUMNS, EVENT_COLUMNS, _ALL_COLUMNS = 7, 12, 19
+
+
+class Records(NamedTuple):
+    """Records as columns. Of those of kind OTHER the others say nothing."""
+
+    kinds: NDArray[np.int8]
+    keys: Words
+    """Of the decision that each is or speaks of, in halves."""
+    times_ms: Ints
+    memory_offsets: Ints
+    """As of which offset decisions need user memory."""
+    offsets: Ints
+
+
+@njit(cache=True, nogil=True)
+def read_all(text: Bytes, ends: Ints, own: Bytes, taught: Bytes, future_ms: int, out: Records) -> None:
+    """Read the records that end at `ends` into `out`, whose `offsets` are there already.
+
+    `own` and `taught`: variants; decisions of all others are FOREIGN. Not plain is also an id that is no 32 hexadecimal digits, a
+    time before 1970 or later than `future_ms` after the record was appended, and a value that is no number or beyond MAX_VALUE.
+    """
+    begin = 0
+    one = np.zeros(_ALL_COLUMNS, np.int64)
+    for row in range(len(ends)):
+        end = ends[row]
+        kind = _record(text, begin, end, one)
+        begin = end
+        if kind in (EXPOSURE, FEEDBACK):
+            at, length = one[Of.TOKEN], one[Of.TOKEN_LENGTH]
+            has_id = length == ID_LENGTH or (length > ID_LENGTH and text[at + ID_LENGTH] == ord("."))
+            says_much = kind == FEEDBACK and (one[Of.VALUE] & _ALL_BUT_SIGN) > _MOST  # of doubles and of NaN this is true as of their bits
+            if says_much or not (has_id and _number(text, at, out.keys[row])):
+                kind = OTHER
+        elif kind == OWN:
+            if one[Of.ID_LENGTH] != ID_LENGTH or not _number(text, one[Of.ID], out.keys[row]):
+                kind = OTHER
+            elif not _same(text, one[Of.VARIANT], one[Of.VARIANT_LENGTH], own, 0, len(own)):
+                kind = TAUGHT if _same(text, one[Of.VARIANT], one[Of.VARIANT_LENGTH], taught, 0, len(taught)) else FOREIGN
+            out.memory_offsets[row] = one[Of.MEMORY_OFFSET] if one[Of.MEMORY_OFFSET] >= 0 else out.offsets[row]
+        if not 0 <= one[Of.TIME_MS] <= min(one[Of.APPEND_MS] + future_ms, LATEST_MS):
+            kind = OTHER
+        out.kinds[row] = kind
+        out.times_ms[row] = one[Of.TIME_MS]
+
+
+@njit(cache=True, nogil=True)
+def read_closed(text: Bytes, ends: Ints, counts: Ints, window_ms: int, decisions: Ints, events: Ints) -> None:
+    """Read decisions as they are held, each followed by the records of what was said of it.
+
+    `ends` of all of these pieces, `counts` of the events by decision; `decisions` and `events` by row and column.
+    """
+    begin = piece = first = 0
+    one, event = np.zeros(_ALL_COLUMNS, np.int64), np.zeros(_ALL_COLUMNS, np.int64)
+    for row in range(len(counts)):
+        end = ends[piece]
+        needs = SPOKEN_OF if _held(text, begin, end, one) else ODD
+        for number in range(counts[row]):
+            begin, end = end, ends[piece + 1 + number]
+            kind = _record(text, begin, end, event)
+            if kind not in (EXPOSURE, FEEDBACK):
+                needs = ODD
+            if needs == SPOKEN_OF:
+                event[Of.KIND] = kind
+                event[Of.FATE] = _fate(text, one, event, window_ms)
+                events[first + number] = event[:EVENT_COLUMNS]
+        if needs == SPOKEN_OF and _is_simple(events[first : first + counts[row]]):
+            needs = SIMPLE
+        one[Of.NEEDS], one[Of.FIRST_EVENT] = needs, first
+        decisions[row] = one[:DECISION_COLUMNS]
+        begin = end
+        piece += 1 + counts[row]
+        first += counts[row]
+
+
+@njit(cache=True, nogil=True)
+def _fate(text: Bytes, decision: Ints, event: Ints, window_ms: int) -> int:
+    fits = (
+        event[Of.LAST_SLOT] < decision[Of.NUM_SLOTS]
+        and _same(text, event[Of.USER], event[Of.USER_LENGTH], text, decision[Of.USER], decision[Of.USER_LENGTH])
+        and _same(text, event[Of.TOKEN], event[Of.TOKEN_LENGTH], text, decision[Of.TOKEN], decision[Of.TOKEN_LENGTH])
+    )
+    if not fits:
+        return FORGED
+    return LATE if event[Of.TIME_MS] > decision[Of.TIME_MS] + window_ms else COUNTED
+
+
+@njit(cache=True, nogil=True)
+def _is_simple(events: Ints) -> bool:
+    """Whether these are an exposure that counts, of some slots, and no more than one feedback that does, behind it."""
+    if not 1 <= len(events) <= 2 or events[0, Of.KIND] != EXPOSURE or events[0, Of.FATE] != COUNTED or events[0, Of.NUM_MARKS] == 0:
+        return False
+    return len(events) == 1 or (events[1, Of.KIND] == FEEDBACK and events[1, Of.FATE] == COUNTED)
+
+
+# Messages. Each fills one row and says whether, or as what, it could. ---------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _held(text: Bytes, begin: int, end: int, one: Ints) -> bool:
+    """A decision as held.py makes it."""
+    if end - begin < 20:
+        return False
+    length, at = _varint(text, _tag(text, begin + 18, end, 0x1A), end)
+    if at < 0 or at + length != end or _record(text, at, end, one) != OWN:
+        return False
+    one[Of.MEMORY_OFFSET], one[Of.OFFSET] = _fixed(text, begin + 1), _fixed(text, begin + 10)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _record(text: Bytes, begin: int, end: int, one: Ints) -> int:
+    """Its kind; whose a decision is, is not looked at."""
+    at = _tag(text, _tag(text, begin, end, 0x08), end, 1)  # the schema
+    one[Of.APPEND_MS], at = _varint(text, _tag(text, at, end, 0x10), end)
+    if at < 0 or at >= end:
+        return OTHER
+    tag = text[at]
+    length, at = _varint(text, at + 1, end)
+    if at < 0 or at + length != end:
+        return OTHER
+    if tag == 0x1A:
+        return OWN if _decision(text, at, end, one) else OTHER
+    if tag == 0x22:
+        return _event(text, at, end, one)
+    if tag == 0x2A:
+        one[Of.TIME_MS], at = _varint(text, _tag(text, at, end, 0x08), end)
+        return TICK if at == end else OTHER
+    return OTHER
+
+
+@njit(cache=True, nogil=True)
+def _event(text: Bytes, at: int, end: int, one: Ints) -> int:
+    one[Of.ID], one[Of.ID_LENGTH], at = _text(text, _tag(text, at, end, 0x0A), end)
+    one[Of.USER], one[Of.USER_LENGTH], at = _text(text, _tag(text, at, end, 0x12), end)
+    one[Of.TIME_MS], at = _varint(text, _tag(text, at, end, 0x18), end)
+    if at < 0 or at >= end:
+        return OTHER
+    tag = text[at]
+    length, at = _varint(text, at + 1, end)
+    if at < 0 or at + length != end:
+        return OTHER
+    if tag == 0x32:
+        return INTERACTION if _is_interaction(text, at, end) else OTHER
+    one[Of.TOKEN], one[Of.TOKEN_LENGTH], at = _text(text, _tag(text, at, end, 0x0A), end)
+    if tag == 0x22:
+        return EXPOSURE if _exposure(text, at, end, one) else OTHER
+    if tag == 0x2A:
+        return FEEDBACK if _feedback(text, at, end, one) else OTHER
+    return OTHER
+
+
+@njit(cache=True, nogil=True)
+def _exposure(text: Bytes, at: int, end: int, one: Ints) -> bool:
+    """What stands behind its token."""
+    one[Of.SLOTS] = one[Of.SAID] = at
+    one[Of.NUM_MARKS] = one[Of.SAID_LENGTH] = one[Of.VALUE] = 0
+    one[Of.LAST_SLOT] = -1
+    if at < end and at >= 0:
+        one[Of.SLOTS], one[Of.NUM_MARKS], at = _text(text, _tag(text, at, end, 0x12), end)  # slots of a byte each: below 128, as ASCII is
+        for place in range(one[Of.NUM_MARKS]):
+            one[Of.LAST_SLOT] = max(one[Of.LAST_SLOT], np.int64(text[one[Of.SLOTS] + place]))
+    return at == end
+
+
+@njit(cache=True, nogil=True)
+def _feedback(text: Bytes, at: int, end: int, one: Ints) -> bool:
+    """What stands behind its token; what is 0 or empty is left out."""
+    one[Of.SLOTS] = one[Of.SAID] = at
+    one[Of.NUM_MARKS] = one[Of.SAID_LENGTH] = one[Of.VALUE] = 0
+    one[Of.LAST_SLOT] = 0
+    if at >= 0 and at < end and text[at] == 0x10:
+        one[Of.LAST_SLOT], at = _varint(text, at + 1, end)
+        if one[Of.LAST_SLOT] >= 1 << 32 or one[Of.LAST_SLOT] < 0:
+            return False
+    if at >= 0 and at < end and text[at] == 0x1A:
+        one[Of.SAID], one[Of.SAID_LENGTH], at = _text(text, at + 1, end)
+    if at >= 0 and at + 9 == end and text[at] == 0x21:
+        one[Of.VALUE] = _fixed(text, at + 1)
+        at = end
+    return at == end and one[Of.VALUE] != _MINUS_ZERO
+
+
+# By number of a Decision's field: - none, t text, v varint, d double, p doubles, m map. Those of _REPEATED can come again.
+_FORMS = np.frombuffer(b"-ttvtvttpvvtvmttmvtdddtvvvd", np.uint8)
+_REPEATED = np.isin(np.arange(len(_FORMS)), (7, 13, 14, 15, 16))
+
+
+@njit(cache=True, nogil=True)
+def _decision(text: Bytes, at: int, end: int, one: Ints) -> bool:  # noqa: PLR0912 - one loop over all fields
+    one[Of.ID_LENGTH] = one[Of.USER_LENGTH] = one[Of.TIME_MS] = one[Of.TOKEN_LENGTH] = one[Of.VARIANT_LENGTH] = 0
+    one[Of.NUM_SLOTS] = one[Of.MEMORY_OFFSET] = 0
+    before = 0
+    while 0 <= at < end:
+        tag, at = _varint(text, at, end)
+        field = tag >> 3
+        if at < 0 or field >= len(_FORMS) or field < before or (field == before and not _REPEATED[field]):
+            return False
+        before = field
+        form = _FORMS[field]
+        if form == ord("v"):
+            number, at = _varint(text, at, end) if tag & 7 == 0 else (0, -1)
+            if field == 3:
+                one[Of.TIME_MS] = number
+            elif field == 9:
+                one[Of.MEMORY_OFFSET] = number
+        elif form == ord("d"):
+            at = at + 8 if tag & 7 == 1 else -1
+        elif tag & 7 != 2:
+            return False
+        elif form == ord("t"):
+            begin, length, at = _text(text, at, end)
+            if field == 1:
+                one[Of.ID], one[Of.ID_LENGTH] = begin, length
+            elif field == 2:
+                one[Of.USER], one[Of.USER_LENGTH] = begin, length
+            elif field == 4:
+                one[Of.VARIANT], one[Of.VARIANT_LENGTH] = begin, length
+            elif field == 6:
+                one[Of.TOKEN], one[Of.TOKEN_LENGTH] = begin, length
+            elif field == 7:
+                one[Of.NUM_SLOTS] += 1
+        else:
+            length, at = _varint(text, at, end)
+            if at < 0 or length < 0 or length > end - at:
+                return False
+            if length % 8 if form == ord("p") else _behind_texts(text, at, at + length) != at + length:
+                return False
+            at += length
+    return at == end
+
+
+@njit(cache=True, nogil=True)
+def _is_interaction(text: Bytes, at: int, end: int) -> bool:
+    """Whether this is two texts and a double, or less."""
+    at = _behind_texts(text, at, end)
+    return at == end or (at + 9 == end and text[at] == 0x19)
+
+
+@njit(cache=True, nogil=True)
+def _behind_texts(text: Bytes, at: int, end: int) -> int:
+    """What is behind the texts that fields 1 and 2 are, where they are there."""
+    for tag in (0x0A, 0x12):
+        if 0 <= at < end and text[at] == tag:
+            _, _, at = _text(text, at + 1, end)
+    return at
+
+
+# Fields -----------------------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _tag(text: Bytes, at: int, end: int, tag: int) -> int:
+    return at + 1 if 0 <= at < end and text[at] == tag else -1
+
+
+@njit(cache=True, nogil=True)
+def _varint(text: Bytes, at: int, end: int) -> tuple[int, int]:
+    number = np.uint64(0)
+    shift = np.uint64(0)
+    while 0 <= at < end and shift < 64:
+        byte = np.uint64(text[at])
+        number |= (byte & np.uint64(0x7F)) << shift
+        shift += np.uint64(7)
+        at += 1
+        if byte < 0x80:
+            return int(np.int64(number)), at
+    return 0, -1
+
+
+@njit(cache=True, nogil=True)
+def _text(text: Bytes, at: int, end: int) -> tuple[int, int, int]:
+    """Where a text of ASCII begins, its length, and what is behind it."""
+    length, at = _varint(text, at, end)
+    if at < 0 or length < 0 or length > end - at:
+        return 0, 0, -1
+    bits = np.uint8(0)
+    for place in range(at, at + length):
+        bits |= text[place]
+    return at, length, at + length if bits < 0x80 else -1
+
+
+@njit(cache=True, nogil=True)
+def _fixed(text: Bytes, at: int) -> int:
+    """A number of eight bytes."""
+    number = np.uint64(0)
+    for place in range(8):
+        number |= np.uint64(text[at + place]) << np.uint64(8 * place)
+    return int(np.int64(number))
+
+
+@njit(cache=True, nogil=True)
+def _same(one: Bytes, at: int, length: int, other: Bytes, begin: int, other_length: int) -> bool:
+    if length != other_length:
+        return False
+    for place in range(length):  # noqa: SIM110 - no generators in compiled code
+        if one[at + place] != other[begin + place]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _number(text: Bytes, at: int, halves: Words) -> bool:
+    """Whether 32 lower-case hexadecimal digits begin there, and the number that they are."""
+    for half in range(2):
+        number = np.uint64(0)
+        for place in range(at + 16 * half, at + 16 * half + 16):
+            byte = text[place]
+            if 48 <= byte < 58:
+                digit = byte - 48
+            elif 97 <= byte < 103:
+                digit = byte - 87
+            else:
+                return False
+            number = number << np.uint64(4) | np.uint64(digit)
+        halves[half] = number
+    return True
