@@ -26,7 +26,7 @@ from streaming.window import Example, JoinConfig
 
 MANY = 4096
 """Records are taken, and decisions decided, by so many at a time: what is made of more does not stay in the processor's cache."""
-FEW = 8
+FEW = 4
 """Up to so many are taken one by one: arrays would cost more than they save."""
 FATES = {GONE_LATE: "late", GONE_FOREIGN: "foreign", GONE_GAP: "gap"}
 """What still speaks of a decision that is gone gets in the books."""
