@@ -4,14 +4,27 @@ Knows nothing of watermarks, books or where events come from. One decision is re
 protobuf writes them are read as columns, which comes to the same in a fraction of the time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 
 import numpy as np
 
 from streaming.books import Tally
-from streaming.columns import COUNTED, DECISION_COLUMNS, EVENT_COLUMNS, EXPOSURE, FORGED, ODD, SIMPLE, SPOKEN_OF, Ints, Of, read_closed
+from streaming.columns import (
+    ANSWERED,
+    COUNTED,
+    DECISION_COLUMNS,
+    EVENT_COLUMNS,
+    EXPOSURE,
+    FORGED,
+    ODD,
+    SILENT,
+    SPOKEN_OF,
+    Ints,
+    Of,
+    read_closed,
+)
 from streaming.held import Told, decision_in, parts
 from streaming.plain import KINDS
 from streaming.proto.joiner_pb2 import Held
@@ -22,6 +35,9 @@ _example = partial(tuple.__new__, Example)
 
 Kept = tuple[Example, int]
 """An Example, and as of which offset it needs user memory."""
+
+
+_Earned = tuple[tuple[int, ...], tuple[float, ...], tuple[KindsAndValues, ...]]
 
 
 class Closing:
@@ -45,41 +61,57 @@ class Closing:
     def many(self, told: Sequence[Told], tally: Tally, *, own: bool) -> list[Kept]:
         """What `few` says, sooner."""
         read = _Columns(told, self.window_ms)
-        kept = self._simple(read, tally, own=own)
-        spoken_of = read.rows(SPOKEN_OF)
-        others = read.decided(spoken_of), read.memory_offsets(spoken_of), read.heard(spoken_of)
-        for decided, memory_offset, said in zip(*others, strict=True):
+        kept = [*self._silent(read, tally, own=own), *self._answered(read, tally, own=own)]
+        rows = read.rows(SPOKEN_OF)
+        for decided, memory_offset, said in zip(
+            zip(*read.decided(rows), strict=True), read.memory_offsets(rows), read.heard(rows), strict=True
+        ):
             kept += self._kept(decided, memory_offset, said, tally, own=own)
         for row in read.rows(ODD).tolist():
             kept += self._one(told[row], tally, own=own)
         return kept
 
-    def _simple(self, read: "_Columns", tally: Tally, *, own: bool) -> list[Kept]:
-        """What those come to that were shown once, and one thing said of them at most: nearly all."""
-        rows = read.rows(SIMPLE)
-        partition, earned_by = self.partition, self._earned
-        examples: list[Example] = []
-        add, said, num_joined = examples.append, read.said(rows), 0
-        for (held, time_ms, decision_id, offset), marks, shown_ms, has_said in zip(read.decided(rows), *read.shown(rows), strict=True):
-            if not has_said:
-                slots, rewards, feedback = earned_by(marks, None)
-                add(_example((held, time_ms, decision_id, partition, offset, own, slots, rewards, feedback, (shown_ms,))))
-                continue
-            said_ms, *what = next(said)
-            slots, rewards, feedback = earned_by(marks, tuple(what))
-            times_ms: tuple[int, ...] = (shown_ms,)
-            if what[0] in slots:
-                num_joined += 1
-                times_ms = (shown_ms, said_ms) if shown_ms <= said_ms else (said_ms, shown_ms)
-            add(_example((held, time_ms, decision_id, partition, offset, own, slots, rewards, feedback, times_ms)))
-        num_said = read.num_said(rows)
-        tally.exposures += len(examples)
-        tally.slots_marked += read.num_marked(rows)
-        tally.slots_shown += sum([len(example.shown) for example in examples])
-        tally.feedback += num_said
-        tally.joined += num_joined
-        tally.unexposed += num_said - num_joined
-        return list(zip(examples, read.memory_offsets(rows), strict=True))
+    def _silent(self, read: "_Columns", tally: Tally, *, own: bool) -> Iterator[Kept]:
+        """Those that were shown once, and nothing was said: most."""
+        rows = read.rows(SILENT)
+        marks, shown_ms = read.shown(rows)
+        all_earned = [self._earned(slots, None) for slots in marks]
+        return self._made(read, rows, marks, all_earned, zip(shown_ms, strict=True), tally, own=own)
+
+    def _answered(self, read: "_Columns", tally: Tally, *, own: bool) -> Iterator[Kept]:
+        """Those that were shown once, and then one thing was said: nearly all others."""
+        rows = read.rows(ANSWERED)
+        (marks, shown_ms), (said, said_ms) = read.shown(rows), read.said(rows)
+        all_earned = list(map(self._earned, marks, said))
+        joined = [slot in slots for (slot, _, _), (slots, _, _) in zip(said, all_earned, strict=True)]
+        all_times = zip(joined, shown_ms, said_ms, strict=True)
+        times_ms = [((one, other) if one <= other else (other, one)) if joins else (one,) for joins, one, other in all_times]
+        tally.feedback += len(joined)
+        tally.joined += sum(joined)
+        tally.unexposed += len(joined) - sum(joined)
+        return self._made(read, rows, marks, all_earned, times_ms, tally, own=own)
+
+    def _made(
+        self,
+        read: "_Columns",
+        rows: Ints,
+        marks: Sequence[str],
+        all_earned: Sequence[_Earned],
+        times_ms: Iterable[tuple[int, ...]],
+        tally: Tally,
+        *,
+        own: bool,
+    ) -> Iterator[Kept]:
+        """Examples of decisions that were shown once."""
+        if not all_earned:
+            return iter(())
+        slots, rewards, feedback = zip(*all_earned, strict=True)
+        tally.exposures += len(marks)
+        tally.slots_marked += sum(map(len, marks))
+        tally.slots_shown += sum(map(len, slots))
+        held, decided_ms, ids, offsets = read.decided(rows)
+        fields = zip(held, decided_ms, ids, repeat(self.partition), offsets, repeat(own), slots, rewards, feedback, times_ms, strict=False)
+        return zip(map(_example, fields), read.memory_offsets(rows), strict=True)
 
     def _kept(self, decided: "_Decided", memory_offset: int, said: Heard, tally: Tally, *, own: bool) -> list[Kept]:
         shown = said.shown()
@@ -102,7 +134,6 @@ class Closing:
 
 _Decided = tuple[bytes, int, str, int]
 """Of one decision what an Example says: as held, event time, id and offset."""
-_Earned = tuple[tuple[int, ...], tuple[float, ...], tuple[KindsAndValues, ...]]
 
 
 def _earned(rule: RewardRule, marks: str, said: tuple[int, str, float] | None) -> _Earned:
@@ -130,36 +161,28 @@ class _Columns:
         """Decisions that need such a reading."""
         return np.flatnonzero(self._decisions[:, Of.NEEDS] == needs)
 
-    def decided(self, rows: Ints) -> Iterator[_Decided]:
-        """What is known of the decisions of some rows."""
-        of, text = self._decisions[rows], self._text
-        ids = [text[at : at + length] for at, length in of[:, [Of.ID, Of.ID_LENGTH]].tolist()]
-        return zip([self._held[row] for row in rows.tolist()], of[:, Of.TIME_MS].tolist(), ids, of[:, Of.OFFSET].tolist(), strict=True)
+    def decided(self, rows: Ints) -> tuple[list[bytes], list[int], list[str], list[int]]:
+        """Of decisions what is held, and event times, ids and offsets."""
+        of = self._decisions[rows]
+        held = [self._held[row] for row in rows.tolist()]
+        return held, of[:, Of.TIME_MS].tolist(), self._texts(of, Of.ID, Of.ID_LENGTH), of[:, Of.OFFSET].tolist()
 
     def memory_offsets(self, rows: Ints) -> list[int]:
         """As of which offset each needs user memory."""
         return self._decisions[rows, Of.MEMORY_OFFSET].tolist()
 
-    # Of those that are simple ---------------------------------------------------------------------------------------------
+    # Of those that were shown once ----------------------------------------------------------------------------------------
 
-    def shown(self, rows: Ints) -> tuple[list[str], list[int], list[bool]]:
-        """Slots and append times of their exposures, and whether feedback stands behind them."""
+    def shown(self, rows: Ints) -> tuple[list[str], list[int]]:
+        """Slots of the exposures, and when they were appended."""
         of = self._events[self._decisions[rows, Of.FIRST_EVENT]]
-        return self._texts(of, Of.SLOTS, Of.NUM_MARKS), of[:, Of.APPEND_MS].tolist(), (self._counts[rows] == 2).tolist()
+        return self._texts(of, Of.SLOTS, Of.NUM_MARKS), of[:, Of.APPEND_MS].tolist()
 
-    def said(self, rows: Ints) -> Iterator[tuple[int, int, str, float]]:
-        """Append time, slot, kind and value of the feedback on those that have some."""
-        of = self._events[self._decisions[rows[self._counts[rows] == 2], Of.FIRST_EVENT] + 1]
-        kinds = self._texts(of, Of.SAID, Of.SAID_LENGTH)
-        return zip(of[:, Of.APPEND_MS].tolist(), of[:, Of.LAST_SLOT].tolist(), kinds, _values(of), strict=True)
-
-    def num_marked(self, rows: Ints) -> int:
-        """Slots that were shown, as often as they were."""
-        return int(self._events[self._decisions[rows, Of.FIRST_EVENT], Of.NUM_MARKS].sum())
-
-    def num_said(self, rows: Ints) -> int:
-        """Feedback on them."""
-        return int((self._counts[rows] == 2).sum())
+    def said(self, rows: Ints) -> tuple[list[tuple[int, str, float]], list[int]]:
+        """Slot, kind and value of the feedback behind the exposures, and when it was appended."""
+        of = self._events[self._decisions[rows, Of.FIRST_EVENT] + 1]
+        what = zip(of[:, Of.LAST_SLOT].tolist(), self._texts(of, Of.SAID, Of.SAID_LENGTH), _values(of), strict=True)
+        return list(what), of[:, Of.APPEND_MS].tolist()
 
     # Of the others --------------------------------------------------------------------------------------------------------
 

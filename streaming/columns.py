@@ -4,16 +4,16 @@ Knows protobuf's encoding (https://protobuf.dev/programming-guides/encoding/) an
 Only plain records are read: those whose fields stand in order, each once, as protobuf writes them, with texts of ASCII alone
 and none that is not known here. Of such a record a parser would say the same; any other is left to one.
 
-Compiled when first called, which takes some seconds and is kept on disk; all of it in one file, because numba looks for changes
-in no other. What reads a field takes where it begins and gives where the next one does: −1 behind what is not plain.
+What reads a field takes where it begins and gives where the next one does: −1 behind what is not plain.
 """
 
 from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from streaming.compiled import compiled
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -23,8 +23,8 @@ OTHER, EXPOSURE, FEEDBACK, INTERACTION, TICK, OWN, TAUGHT, FOREIGN = range(8)
 """Kinds of records; the last three are decisions. OTHER is what is not plain."""
 COUNTED, FORGED, LATE = range(3)
 """Fates of what was said of a decision."""
-ODD, SIMPLE, SPOKEN_OF = range(3)
-"""How a decision is read that closes: by a parser; at once, it was shown once and nothing or one thing was said; event by event."""
+ODD, SILENT, ANSWERED, SPOKEN_OF = range(4)
+"""How a decision that closes is read: by a parser; shown once, and nothing said; shown once, then one thing said; event by event."""
 ID_LENGTH = 32
 MAX_VALUE = 1e12
 """The largest magnitude a feedback value can have; what is beyond it, or no number, is quarantined."""
@@ -81,7 +81,7 @@ class Records(NamedTuple):
     offsets: Ints
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def read_all(text: Bytes, ends: Ints, own: Bytes, taught: Bytes, future_ms: int, out: Records) -> None:
     """Read the records that end at `ends` into `out`, whose `offsets` are there already.
 
@@ -112,7 +112,7 @@ def read_all(text: Bytes, ends: Ints, own: Bytes, taught: Bytes, future_ms: int,
         out.times_ms[row] = one[Of.TIME_MS]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def read_closed(text: Bytes, ends: Ints, counts: Ints, window_ms: int, decisions: Ints, events: Ints) -> None:
     """Read decisions as they are held, each followed by the records of what was said of it.
 
@@ -132,8 +132,8 @@ def read_closed(text: Bytes, ends: Ints, counts: Ints, window_ms: int, decisions
                 event[Of.KIND] = kind
                 event[Of.FATE] = _fate(text, one, event, window_ms)
                 events[first + number] = event[:EVENT_COLUMNS]
-        if needs == SPOKEN_OF and _is_simple(events[first : first + counts[row]]):
-            needs = SIMPLE
+        if needs == SPOKEN_OF:
+            needs = _needs(events[first : first + counts[row]])
         one[Of.NEEDS], one[Of.FIRST_EVENT] = needs, first
         decisions[row] = one[:DECISION_COLUMNS]
         begin = end
@@ -141,7 +141,7 @@ def read_closed(text: Bytes, ends: Ints, counts: Ints, window_ms: int, decisions
         first += counts[row]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fate(text: Bytes, decision: Ints, event: Ints, window_ms: int) -> int:
     fits = (
         event[Of.LAST_SLOT] < decision[Of.NUM_SLOTS]
@@ -153,18 +153,20 @@ def _fate(text: Bytes, decision: Ints, event: Ints, window_ms: int) -> int:
     return LATE if event[Of.TIME_MS] > decision[Of.TIME_MS] + window_ms else COUNTED
 
 
-@njit(cache=True, nogil=True)
-def _is_simple(events: Ints) -> bool:
-    """Whether these are an exposure that counts, of some slots, and no more than one feedback that does, behind it."""
-    if not 1 <= len(events) <= 2 or events[0, Of.KIND] != EXPOSURE or events[0, Of.FATE] != COUNTED or events[0, Of.NUM_MARKS] == 0:
-        return False
-    return len(events) == 1 or (events[1, Of.KIND] == FEEDBACK and events[1, Of.FATE] == COUNTED)
+@compiled
+def _needs(events: Ints) -> int:
+    if len(events) == 0 or events[0, Of.KIND] != EXPOSURE or events[0, Of.FATE] != COUNTED or events[0, Of.NUM_MARKS] == 0:
+        return SPOKEN_OF
+    if len(events) == 1:
+        return SILENT
+    answered = len(events) == 2 and events[1, Of.KIND] == FEEDBACK and events[1, Of.FATE] == COUNTED
+    return ANSWERED if answered else SPOKEN_OF
 
 
 # Messages. Each fills one row and says whether, or as what, it could. ---------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _held(text: Bytes, begin: int, end: int, one: Ints) -> bool:
     """A decision as held.py makes it."""
     if end - begin < 20:
@@ -176,7 +178,7 @@ def _held(text: Bytes, begin: int, end: int, one: Ints) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _record(text: Bytes, begin: int, end: int, one: Ints) -> int:
     """Its kind; whose a decision is, is not looked at."""
     at = _tag(text, _tag(text, begin, end, 0x08), end, 1)  # the schema
@@ -197,7 +199,7 @@ def _record(text: Bytes, begin: int, end: int, one: Ints) -> int:
     return OTHER
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _event(text: Bytes, at: int, end: int, one: Ints) -> int:
     one[Of.ID], one[Of.ID_LENGTH], at = _text(text, _tag(text, at, end, 0x0A), end)
     one[Of.USER], one[Of.USER_LENGTH], at = _text(text, _tag(text, at, end, 0x12), end)
@@ -218,7 +220,7 @@ def _event(text: Bytes, at: int, end: int, one: Ints) -> int:
     return OTHER
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _exposure(text: Bytes, at: int, end: int, one: Ints) -> bool:
     """What stands behind its token."""
     one[Of.SLOTS] = one[Of.SAID] = at
@@ -231,7 +233,7 @@ def _exposure(text: Bytes, at: int, end: int, one: Ints) -> bool:
     return at == end
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _feedback(text: Bytes, at: int, end: int, one: Ints) -> bool:
     """What stands behind its token; what is 0 or empty is left out."""
     one[Of.SLOTS] = one[Of.SAID] = at
@@ -254,7 +256,7 @@ _FORMS = np.frombuffer(b"-ttvtvttpvvtvmttmvtdddtvvvd", np.uint8)
 _REPEATED = np.isin(np.arange(len(_FORMS)), (7, 13, 14, 15, 16))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _decision(text: Bytes, at: int, end: int, one: Ints) -> bool:  # noqa: PLR0912 - one loop over all fields
     one[Of.ID_LENGTH] = one[Of.USER_LENGTH] = one[Of.TIME_MS] = one[Of.TOKEN_LENGTH] = one[Of.VARIANT_LENGTH] = 0
     one[Of.NUM_SLOTS] = one[Of.MEMORY_OFFSET] = 0
@@ -298,14 +300,14 @@ def _decision(text: Bytes, at: int, end: int, one: Ints) -> bool:  # noqa: PLR09
     return at == end
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _is_interaction(text: Bytes, at: int, end: int) -> bool:
     """Whether this is two texts and a double, or less."""
     at = _behind_texts(text, at, end)
     return at == end or (at + 9 == end and text[at] == 0x19)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _behind_texts(text: Bytes, at: int, end: int) -> int:
     """What is behind the texts that fields 1 and 2 are, where they are there."""
     for tag in (0x0A, 0x12):
@@ -317,12 +319,12 @@ def _behind_texts(text: Bytes, at: int, end: int) -> int:
 # Fields -----------------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _tag(text: Bytes, at: int, end: int, tag: int) -> int:
     return at + 1 if 0 <= at < end and text[at] == tag else -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _varint(text: Bytes, at: int, end: int) -> tuple[int, int]:
     number = np.uint64(0)
     shift = np.uint64(0)
@@ -336,7 +338,7 @@ def _varint(text: Bytes, at: int, end: int) -> tuple[int, int]:
     return 0, -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _text(text: Bytes, at: int, end: int) -> tuple[int, int, int]:
     """Where a text of ASCII begins, its length, and what is behind it."""
     length, at = _varint(text, at, end)
@@ -348,7 +350,7 @@ def _text(text: Bytes, at: int, end: int) -> tuple[int, int, int]:
     return at, length, at + length if bits < 0x80 else -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fixed(text: Bytes, at: int) -> int:
     """A number of eight bytes."""
     number = np.uint64(0)
@@ -357,7 +359,7 @@ def _fixed(text: Bytes, at: int) -> int:
     return int(np.int64(number))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _same(one: Bytes, at: int, length: int, other: Bytes, begin: int, other_length: int) -> bool:
     if length != other_length:
         return False
@@ -367,7 +369,7 @@ def _same(one: Bytes, at: int, length: int, other: Bytes, begin: int, other_leng
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _number(text: Bytes, at: int, halves: Words) -> bool:
     """Whether 32 lower-case hexadecimal digits begin there, and the number that they are."""
     for half in range(2):

@@ -6,7 +6,6 @@ and the garbage collector's time; records as they came, because to append to a m
 
 import struct
 from hashlib import blake2b
-from itertools import pairwise
 
 from streaming.due_dates import Key
 
@@ -47,11 +46,14 @@ def parts(told: Told) -> list[bytes]:
 
 def told_of(message: bytes) -> Told:
     """What a message was made of."""
-    ends = [_end_of_field(message, HEAD.size)]
-    while ends[-1] < len(message):
-        ends.append(_end_of_field(message, ends[-1]))
-    events = [message[_begin_of_field(message, begin) : end] for begin, end in pairwise(ends)]
-    return [message[: ends[0]], *events] if events else message
+    end = _end_of_field(message, HEAD.size)
+    if end == len(message):
+        return message
+    told = [message[:end]]
+    while end < len(message):
+        begin, end = _begin_of_field(message, end), _end_of_field(message, end)
+        told.append(message[begin:end])
+    return told
 
 
 def decision_in(told: Told) -> bytes:

@@ -5,6 +5,7 @@ A snapshot is a prefix (a mark, its schema, a length), a JoinerState of that len
 
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from google.protobuf.message import DecodeError
 
@@ -22,6 +23,8 @@ from streaming.proto.joiner_pb2 import (
     PartitionState,
     QuarantinedState,
 )
+from streaming.slots import OPEN, OPEN_TAUGHT
+from streaming.table import Known
 from streaming.window import Example, JoinConfig
 
 SCHEMA = 2
@@ -34,9 +37,7 @@ def snapshot_parts(joins: Sequence[PartitionJoin], ledger: Ledger, trained_throu
     state = JoinerState(trained_through_ms=trained_through_ms, ledger=_ledger_state(ledger))
     held: list[bytes] = []
     for join in joins:
-        _write_partition(join, state.partitions.add())
-        for slot in join.table.open_slots():
-            held += parts(join.told[slot])
+        held += _write_partition(join, state.partitions.add())
     body = state.SerializeToString(deterministic=True)
     return [_PREFIX.pack(_MARK, SCHEMA, len(body)), body, *held]
 
@@ -68,10 +69,20 @@ def _pieces(snapshot: bytes, begin: int, sizes: Sequence[int]) -> Iterator[bytes
         begin += size
 
 
-def _write_partition(join: PartitionJoin, state: PartitionState) -> None:
-    """In place, because protobuf copies whole messages when it is handed finished ones."""
+def _write_partition(join: PartitionJoin, state: PartitionState) -> list[bytes]:
+    """In place, because protobuf copies whole messages when it is handed finished ones. Comes back: what is held, in pieces."""
     state.next_offset, state.watermark_ms = join.next_offset, join.watermark_ms
-    state.open_sizes.extend(sum(map(len, parts(join.told[slot]))) for slot in join.table.open_slots())
+    held: list[bytes] = []
+    sizes: list[int] = []
+    for told in map(join.told.__getitem__, join.table.open_slots()):
+        if isinstance(told, bytes):
+            held.append(told)
+            sizes.append(len(told))
+        else:
+            pieces = parts(told)
+            held += pieces
+            sizes.append(sum(map(len, pieces)))
+    state.open_sizes.extend(sizes)
     for gone_as, fate in FATES.items():
         keys, forgotten_ms = join.table.gone(gone_as)
         state.gone.add(fate=fate, numbers=keys.astype(">u8").tobytes(), forgotten_ms=forgotten_ms.tolist())
@@ -81,15 +92,15 @@ def _write_partition(join: PartitionJoin, state: PartitionState) -> None:
     untaken = [example for bucket in join.buckets.values() for example in bucket.examples]
     for example in sorted(untaken, key=lambda example: example.offset):
         _write_example(example, state.untaken.add())
+    return held
 
 
 def _partition_of(config: JoinConfig, partition: int, state: PartitionState, ledger: Ledger, held: Iterator[bytes]) -> PartitionJoin:
     join = PartitionJoin(config, partition, ledger)
     join.next_offset, join.table.watermark_ms = state.next_offset, state.watermark_ms
-    for _ in state.open_sizes:
-        _hold(join, next(held))
-    for gone in state.gone:
-        _remember(join, gone)
+    messages = list(islice(held, len(state.open_sizes)))
+    opened = [_opened(join, message) for message in messages]
+    join.know(opened, list(map(told_of, messages)), [known for gone in state.gone for known in _gone(gone)])
     for waiting in state.waiting:
         _wait(join, waiting.offset, waiting.record)
     for example in state.untaken:
@@ -97,22 +108,20 @@ def _partition_of(config: JoinConfig, partition: int, state: PartitionState, led
     return join
 
 
-def _hold(join: PartitionJoin, message: bytes) -> None:
+def _opened(join: PartitionJoin, message: bytes) -> Known:
     held = Held.FromString(message)
     decision = held.decision.decision
-    closes_ms = decision.event_time_ms + join.config.open_ms
-    own = decision.variant == join.config.variant
-    join.hold(key_of(decision.decision_id), told_of(message), closes_ms, (held.memory_offset, held.offset), own=own)
     for record in held.events:
         join.num_held["exposure" if record.event.HasField("exposure") else "feedback"] += 1
+    state = OPEN if decision.variant == join.config.variant else OPEN_TAUGHT
+    return Known(key_of(decision.decision_id), state, decision.event_time_ms + join.config.open_ms, held.memory_offset, held.offset)
 
 
-def _remember(join: PartitionJoin, state: GoneState) -> None:
+def _gone(state: GoneState) -> list[Known]:
     (gone_as,) = [gone_as for gone_as, fate in FATES.items() if fate == state.fate]
     keys = [int.from_bytes(state.numbers[at : at + 16]) for at in range(0, len(state.numbers), 16)]
     keys += map(key_of, state.names)
-    for key, forgotten_ms in zip(keys, state.forgotten_ms, strict=True):
-        join.table.let_go(key, gone_as, forgotten_ms)
+    return [Known(key, gone_as, forgotten_ms) for key, forgotten_ms in zip(keys, state.forgotten_ms, strict=True)]
 
 
 def _wait(join: PartitionJoin, offset: int, value: bytes) -> None:

@@ -4,14 +4,15 @@ Knows nothing of other partitions or training. Every rule compares a time with t
 as soon as the watermark moves: the state is a pure function of the records so far.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streaming.books import REUSED, Ledger, Quarantined, Tally
-from streaming.closing import Closing
+from streaming.closing import Closing, Kept
 from streaming.columns import EXPOSURE, FEEDBACK, FOREIGN, LATEST_MS, MAX_VALUE, OTHER, OWN, TAUGHT, Ints, Records
 from streaming.due_dates import NEVER_MS, DueDates, Key
 from streaming.events import IMPORTED, Control, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
@@ -21,7 +22,7 @@ from streaming.plain import KINDS, plain
 from streaming.proto.joiner_pb2 import Held
 from streaming.rewards import rule_named
 from streaming.slots import AWAITED, GONE_FOREIGN, GONE_GAP, GONE_LATE, NOWHERE, NUM_STATES, OPEN, OPEN_TAUGHT
-from streaming.table import Table
+from streaming.table import Known, Table
 from streaming.window import Example, JoinConfig
 
 MANY = 4096
@@ -60,11 +61,12 @@ class Bucket:
         self.num_own = 0
         self.least_memory_offset = NEVER_MS
 
-    def add(self, closed: Example, memory_offset: int) -> None:
-        """Keep one more; `memory_offset`: as of which it needs user memory."""
-        self.examples.append(closed)
-        self.num_own += closed.own
-        self.least_memory_offset = min(self.least_memory_offset, memory_offset)
+    def add(self, kept: Iterable[Kept]) -> None:
+        """Keep more."""
+        examples, memory_offsets = zip(*kept, strict=True)
+        self.examples += examples
+        self.num_own += sum([example.own for example in examples])
+        self.least_memory_offset = min(self.least_memory_offset, *memory_offsets)
 
 
 def memory_needed(memory_offset: int, offset: int) -> int:
@@ -254,7 +256,8 @@ class PartitionJoin:
             self._let_go(key, GONE_LATE if own else GONE_FOREIGN, closes_ms + self.config.open_ms)
         else:
             memory_offset = memory_needed(decision.memory_offset, offset)
-            self.hold(key, held(memory_offset, offset, value), closes_ms, (memory_offset, offset), own=own)
+            slot = self.table.open(key, closes_ms, memory_offset, offset, own=own)
+            self._told()[slot] = held(memory_offset, offset, value)
         self.table.wait_no_longer(key)
         for waiting in self.waiting.pop(key, ()):
             self._add_said(key, waiting)
@@ -298,10 +301,11 @@ class PartitionJoin:
 
     # State ------------------------------------------------------------------------------------------------------------
 
-    def hold(self, key: Key, told: Told, closes_ms: int, offsets: tuple[int, int], *, own: bool) -> None:
-        """Keep a decision open until the watermark is at `closes_ms`, W + L beyond it; `offsets` as held.py has them."""
-        slot = self.table.open(key, closes_ms, *offsets, own=own)
-        self._told()[slot] = told
+    def know(self, opened: Sequence[Known], told: Sequence[Told], gone: Sequence[Known]) -> None:
+        """Begin with decisions that are open, what is held of each, and those that are gone."""
+        slots, held_by_slot = self.table.fill([*opened, *gone]), self._told()
+        for slot, one in zip(slots, told, strict=False):
+            held_by_slot[slot] = one
 
     def wait(self, key: Key, waiting: Waiting) -> None:
         """Keep an event until its decision comes or the watermark has passed it by D."""
@@ -311,11 +315,11 @@ class PartitionJoin:
 
     def keep(self, closed: Example, memory_offset: int) -> None:
         """Put an Example into the bucket of its decision's event time; `memory_offset`: as of which it needs user memory."""
-        index = closed.event_time_ms // self.config.bucket_ms
-        bucket = self.buckets.get(index)
-        if bucket is None:
-            bucket = self.buckets[index] = Bucket()
-        bucket.add(closed, memory_offset)
+        kept = closed, memory_offset
+        self.buckets.setdefault(self._bucket_of(kept), Bucket()).add([kept])
+
+    def _bucket_of(self, kept: Kept) -> int:
+        return kept[0].event_time_ms // self.config.bucket_ms
 
     def least_memory_offset(self) -> int | None:
         """As of which offset user memory is still needed, by decisions that are open or not yet taken; None without any."""
@@ -343,8 +347,8 @@ class PartitionJoin:
             for begin in range(0, len(closed), MANY):
                 tally, some = Tally(), closed[begin : begin + MANY]
                 close = self._closing.many if len(some) > FEW else self._closing.few
-                for example, memory_offset in close(some, tally, own=own):
-                    self.keep(example, memory_offset)
+                for index, kept in groupby(close(some, tally, own=own), key=self._bucket_of):
+                    self.buckets.setdefault(index, Bucket()).add(kept)
                 self.ledger.close(tally, own=own)
                 for kind, num in tally.num_told().items():
                     self.num_held[kind] -= num

@@ -8,9 +8,9 @@ from functools import partial
 from itertools import repeat
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from streaming.compiled import compiled
 from streaming.log import LogRecord
 
 COUNT_AT, RECORDS_AT = 57, 61
@@ -39,7 +39,7 @@ def unpacked(batch: bytes, partition: int) -> list[LogRecord]:
     return list(map(_record, zip(repeat(partition), offsets, keys, values, strict=False)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _found(batch: NDArray[np.uint8], places: NDArray[np.int64]) -> bool:
     """Fill in of each record its offset from the first, and where its key and its value begin and end."""
     at = RECORDS_AT
@@ -62,7 +62,7 @@ def _found(batch: NDArray[np.uint8], places: NDArray[np.int64]) -> bool:
     return at == len(batch)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _number(batch: NDArray[np.uint8], at: int) -> tuple[int, int]:
     """A number of seven bits a byte, low ones first, odd ones below zero; and what is behind it, −1 where nothing can be."""
     number = np.uint64(0)

@@ -1,17 +1,16 @@
 """What a table of decisions is made of, and how many records are taken into it at once: arrays, and functions compiled for them.
 
-Knows keys, kinds and times, nothing of what was decided or said. Compiled when first called and kept on disk; numba looks for
-changes in no file but a function's own, so whoever changes a constant that comes from columns.py changes this file too.
+Knows keys, kinds and times, nothing of what was decided or said.
 """
 
 from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from streaming.columns import EXPOSURE, FEEDBACK, FOREIGN, INTERACTION, OTHER, OWN, TICK, Ints, Records, Words
+from streaming.compiled import compiled
 
 OPEN, OPEN_TAUGHT, GONE_LATE, GONE_FOREIGN, GONE_GAP, AWAITED, UNUSED = range(7)
 """States of a slot. AWAITED: spoken of, and not there yet."""
@@ -83,7 +82,7 @@ class Step(NamedTuple):
     """Whether that one has to be looked at by itself; else something else comes first."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def take(
     a: Arrays,
     records: Records,
@@ -135,7 +134,7 @@ def take(
     return Step(len(kinds), num_closed, False)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def move(a: Arrays, watermark_ms: int, open_ms: int, closed: NDArray[np.int32], num_closed: int) -> int:
     """Move the watermark, and close what is due."""
     a.numbers[At.WATERMARK_MS] = watermark_ms
@@ -152,7 +151,7 @@ def move(a: Arrays, watermark_ms: int, open_ms: int, closed: NDArray[np.int32], 
     return num_closed
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def forget(a: Arrays) -> None:
     """Let go of what is gone for long enough."""
     watermark_ms = a.numbers[At.WATERMARK_MS]
@@ -167,7 +166,7 @@ def forget(a: Arrays) -> None:
 # Slots ------------------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find(a: Arrays, high: np.uint64, low: np.uint64) -> int:
     """Where in the index a key stands, or is to stand."""
     last = len(a.places) - 1
@@ -177,12 +176,12 @@ def _find(a: Arrays, high: np.uint64, low: np.uint64) -> int:
     return at
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _home(high: np.uint64, low: np.uint64, last: int) -> int:
     return int(np.int64((((high ^ low) * _MIX) >> np.uint64(20)) & np.uint64(last)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add(a: Arrays, at: int, high: np.uint64, low: np.uint64) -> int:
     """A slot for a key that has none, whose place in the index that is."""
     if a.numbers[At.FREE]:
@@ -197,7 +196,7 @@ def _add(a: Arrays, at: int, high: np.uint64, low: np.uint64) -> int:
     return slot
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def remove(a: Arrays, slot: int) -> None:
     """Give a slot back. What stands behind its place in the index moves up, so that it is found without it."""
     last = len(a.places) - 1
@@ -216,7 +215,7 @@ def remove(a: Arrays, slot: int) -> None:
     a.numbers[At.FREE] += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def open_slot(a: Arrays, slot: int, closes_ms: int, memory_offset: int, offset: int, own: bool) -> None:
     """Make a slot an open decision's."""
     a.state[slot] = OPEN if own else OPEN_TAUGHT
@@ -227,7 +226,7 @@ def open_slot(a: Arrays, slot: int, closes_ms: int, memory_offset: int, offset: 
     a.numbers[At.TAUGHT] += not own
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def let_go(a: Arrays, slot: int, state: int, forgotten_ms: int) -> None:
     """Make a slot that of a decision that is gone."""
     a.state[slot], a.due_ms[slot] = state, forgotten_ms
@@ -238,7 +237,7 @@ def let_go(a: Arrays, slot: int, state: int, forgotten_ms: int) -> None:
 # Heaps ------------------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _push(due_ms: Ints, slots: NDArray[np.int32], num: int, due: int, slot: int) -> None:
     """Put one more into a heap of `num`."""
     at = num
@@ -249,7 +248,7 @@ def _push(due_ms: Ints, slots: NDArray[np.int32], num: int, due: int, slot: int)
     due_ms[at], slots[at] = due, slot
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _pop(due_ms: Ints, slots: NDArray[np.int32], num: int) -> None:
     """Take the first out of a heap in which `num` stay."""
     due, slot, at = due_ms[num], slots[num], 0
@@ -268,16 +267,28 @@ def _pop(due_ms: Ints, slots: NDArray[np.int32], num: int) -> None:
 # By one decision --------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def slot_of(a: Arrays, high: np.uint64, low: np.uint64, adding: bool) -> int:
     """The slot of a key; NOWHERE where it has none and is given none."""
     at = _find(a, high, low)
     return _add(a, at, high, low) if adding and a.places[at] < 0 else int(a.places[at])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def rebuild(a: Arrays) -> None:
     """Find a place for each slot in use, where none has one."""
     for slot in range(a.numbers[At.USED]):
         if a.state[slot] != UNUSED:
             a.places[_find(a, a.keys[slot, 0], a.keys[slot, 1])] = slot
+
+
+@compiled
+def fill(a: Arrays, keys: Words, states: Ints, due_ms: Ints, memory_offsets: Ints, offsets: Ints, slots: NDArray[np.int32]) -> None:
+    """Open or let go of many decisions that are not known yet, in order; their `slots` are filled in."""
+    for row in range(len(states)):
+        slot = slot_of(a, keys[row, 0], keys[row, 1], True)
+        slots[row] = slot
+        if states[row] <= OPEN_TAUGHT:
+            open_slot(a, slot, due_ms[row], memory_offsets[row], offsets[row], states[row] == OPEN)
+        else:
+            let_go(a, slot, states[row], due_ms[row])

@@ -4,6 +4,9 @@ Knows keys, kinds and times, nothing of what was decided or said. In arrays, bec
 time of Python's objects, and less than half of their memory.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +22,7 @@ from streaming.slots import (
     At,
     Step,
     arrays_of,
+    fill,
     forget,
     let_go,
     move,
@@ -30,6 +34,16 @@ from streaming.slots import (
 )
 
 _FEWEST = 1024
+
+
+class Known(NamedTuple):
+    """A decision as a table knows it."""
+
+    key: Key
+    state: int
+    due_ms: int
+    memory_offset: int = 0
+    offset: int = 0
 
 
 class Table:
@@ -50,6 +64,14 @@ class Table:
         closed = np.empty(self.num_open + num, np.int32)
         step = take(self._arrays, records, begin, (self._open_ms, self._disorder_ms, stop_ms), slots, closed, counts)
         return step, slots, closed[: step.num_closed].tolist()
+
+    def fill(self, known: Sequence[Known]) -> list[int]:
+        """Know many that it does not yet; their slots."""
+        self.reserve(len(known))
+        keys, slots = np.array([_halves(one.key) for one in known], np.uint64).reshape(-1, 2), np.empty(len(known), np.int32)
+        states, due_ms, memory_offsets, offsets = np.array([one[1:] for one in known], np.int64).reshape(-1, 4).T.copy()
+        fill(self._arrays, keys, states, due_ms, memory_offsets, offsets, slots)
+        return slots.tolist()
 
     def move(self, watermark_ms: int) -> list[int]:
         """Move the watermark on, and close what is due; its slots, in order."""

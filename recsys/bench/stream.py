@@ -48,6 +48,7 @@ def beside_others(bootstrap: str, decisions: int, seed: int) -> dict[str, Any]:
     topic = f"bench-stream-{time.time_ns():x}"
     entries = list(stream(size))
     log = _filled(bootstrap, topic, entries, size.partitions)
+    _warmed_up()
     _filled(bootstrap, f"{topic}.left", [by_decision for entry in entries if (by_decision := _as_left(entry))], size.partitions).close()
     _filled(bootstrap, f"{topic}.right", [by_decision for entry in entries if (by_decision := _as_right(entry))], size.partitions).close()
     rates: dict[str, float | None] = {}
@@ -110,6 +111,7 @@ def _grown(number: int, seed: int, counted: int) -> dict[str, float]:
     span_s = (CONFIG.open_ms + CONFIG.disorder_ms) / 1000
     rate = number / span_s
     bare = StreamSize(decisions=number, rate=rate, shown=0, partitions=1, seed=seed)
+    _warmed_up()
     joiner, logged = Joiner(CONFIG, 1), 0
     before = _resident_bytes()
     for records in _polls(islice(stream(bare), number), FEW):
@@ -134,6 +136,14 @@ def _grown(number: int, seed: int, counted: int) -> dict[str, float]:
         "snapshot_s": snapshot_s,
         "restore_s": restore_s,
     }
+
+
+def _warmed_up() -> None:
+    """Have loaded what is compiled: that is neither an event's cost nor an open decision's."""
+    joiner = Joiner(CONFIG, 1)
+    for records in _polls(stream(StreamSize(decisions=FEW, rate=300, partitions=1))):
+        joiner.apply(0, records)
+        _take(joiner)
 
 
 def _cost_us(size: StreamSize, counted: int) -> float:

@@ -1,0 +1,29 @@
+"""What is compiled: works where nothing can be kept on disk, and calls nothing that numba would not see change."""
+
+import ast
+import builtins
+from pathlib import Path
+
+import streaming
+from streaming.compiled import compiled
+
+
+def test_a_function_without_a_file_is_compiled_and_not_kept():
+    named: dict = {}
+    exec("def doubled(number):\n    return 2 * number", named)
+    assert compiled(named["doubled"])(21) == 42
+
+
+def test_compiled_functions_call_only_those_of_their_own_file():
+    found = 0
+    for path in sorted(Path(streaming.__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        classes = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+        marked = {name for name, node in functions.items() if any(ast.unparse(mark) == "compiled" for mark in node.decorator_list)}
+        for name in marked:
+            called = {ast.unparse(node.func) for node in ast.walk(functions[name]) if isinstance(node, ast.Call)}
+            foreign = {one for one in called if one.split(".")[0] not in marked | classes | {"np"} | set(dir(builtins))}
+            assert not foreign, f"{path.name}: {name} calls {foreign}"
+        found += len(marked)
+    assert found > 20
