@@ -210,7 +210,8 @@ class _Columns:
 
     def _texts(self, of: Ints, begin: Of, length: Of) -> list[str]:
         text = self._text
-        return [text[at : at + size] for at, size in of[:, [begin, length]].tolist()]
+        found = [text[at : at + size] for at, size in of[:, [begin, length]].tolist()]
+        return [one if one.isascii() else one.encode("latin-1").decode() for one in found]
 
 
 def _values(of: Ints) -> list[float]:

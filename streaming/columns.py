@@ -1,8 +1,8 @@
 """The fields of many records at once, as arrays: to parse records one by one and ask for their fields takes ten times as long.
 
 Knows protobuf's encoding (https://protobuf.dev/programming-guides/encoding/) and the layout of our messages, nothing of joins.
-Only plain records are read: those whose fields stand in order, each once, as protobuf writes them, with texts of ASCII alone
-and none that is not known here. Of such a record a parser would say the same; any other is left to one.
+Only plain records are read: those whose fields stand in order, each once, as protobuf writes them, and none that is not known
+here. Of such a record a parser would say the same; any other is left to one.
 
 What reads a field takes where it begins and gives where the next one does: −1 behind what is not plain.
 """
@@ -226,11 +226,11 @@ def _exposure(text: Bytes, at: int, end: int, one: Ints) -> bool:
     one[Of.SLOTS] = one[Of.SAID] = at
     one[Of.NUM_MARKS] = one[Of.SAID_LENGTH] = one[Of.VALUE] = 0
     one[Of.LAST_SLOT] = -1
-    if at < end and at >= 0:
-        one[Of.SLOTS], one[Of.NUM_MARKS], at = _text(text, _tag(text, at, end, 0x12), end)  # slots of a byte each: below 128, as ASCII is
+    if 0 <= at < end:
+        one[Of.SLOTS], one[Of.NUM_MARKS], at = _text(text, _tag(text, at, end, 0x12), end)
         for place in range(one[Of.NUM_MARKS]):
             one[Of.LAST_SLOT] = max(one[Of.LAST_SLOT], np.int64(text[one[Of.SLOTS] + place]))
-    return at == end
+    return at == end and one[Of.LAST_SLOT] < 0x80  # of a byte each
 
 
 @compiled
@@ -340,14 +340,34 @@ def _varint(text: Bytes, at: int, end: int) -> tuple[int, int]:
 
 @compiled
 def _text(text: Bytes, at: int, end: int) -> tuple[int, int, int]:
-    """Where a text of ASCII begins, its length, and what is behind it."""
+    """Where a text begins, its length, and what is behind it."""
     length, at = _varint(text, at, end)
     if at < 0 or length < 0 or length > end - at:
         return 0, 0, -1
     bits = np.uint8(0)
     for place in range(at, at + length):
         bits |= text[place]
-    return at, length, at + length if bits < 0x80 else -1
+    return at, length, at + length if bits < 0x80 or _is_utf8(text, at, at + length) else -1
+
+
+@compiled
+def _is_utf8(text: Bytes, at: int, end: int) -> bool:
+    """Whether this is UTF-8 (RFC 3629), in which alone protobuf takes texts."""
+    while at < end:
+        lead, more = np.int64(text[at]), 0
+        if lead >= 0x80:
+            more = 1 if lead < 0xE0 else 2 if lead < 0xF0 else 3
+            if not 0xC2 <= lead <= 0xF4 or at + more >= end:
+                return False
+            code = lead & (0x3F >> more)
+            for place in range(at + 1, at + 1 + more):
+                if text[place] & 0xC0 != 0x80:
+                    return False
+                code = code << 6 | np.int64(text[place] & 0x3F)
+            if code < (0x80, 0x800, 0x10000)[more - 1] or code > 0x10FFFF or 0xD800 <= code < 0xE000:
+                return False
+        at += 1 + more
+    return True
 
 
 @compiled
@@ -363,10 +383,10 @@ def _fixed(text: Bytes, at: int) -> int:
 def _same(one: Bytes, at: int, length: int, other: Bytes, begin: int, other_length: int) -> bool:
     if length != other_length:
         return False
-    for place in range(length):  # noqa: SIM110 - no generators in compiled code
-        if one[at + place] != other[begin + place]:
-            return False
-    return True
+    differing = np.uint8(0)
+    for place in range(length):  # to the end, so that many bytes are compared at once
+        differing |= one[at + place] ^ other[begin + place]
+    return differing == 0
 
 
 @compiled

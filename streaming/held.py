@@ -5,12 +5,17 @@ and the garbage collector's time; records as they came, because to append to a m
 """
 
 import struct
+from collections.abc import Sequence
 from hashlib import blake2b
 
+import numpy as np
+
+from streaming.columns import Ints
 from streaming.due_dates import Key
 
 HEAD = struct.Struct("<BqBq")
 """What all begins with: fields 1 and 2, sfixed64; tag 0x09 and memory_offset, tag 0x11 and offset."""
+_HEADS = np.dtype([("memory_tag", "u1"), ("memory_offset", "<i8"), ("tag", "u1"), ("offset", "<i8")])
 _DIGITS = frozenset("0123456789abcdef")
 Told = bytes | list[bytes]
 """An open decision: the fields of its message up to the decision; with the records of what was said of it behind, where there are."""
@@ -26,6 +31,15 @@ def key_of(decision_id: str) -> Key:
 def held(memory_offset: int, offset: int, decision: bytes) -> bytes:
     """A decision just opened, by the bytes of its record."""
     return HEAD.pack(0x09, memory_offset, 0x11, offset) + _frame(_DECISION_FRAMES, len(decision)) + decision
+
+
+def all_held(memory_offsets: Ints, offsets: Ints, decisions: Sequence[bytes]) -> list[bytes]:
+    """See `held`, of many."""
+    heads = np.empty(len(decisions), _HEADS)
+    heads["memory_tag"], heads["memory_offset"], heads["tag"], heads["offset"] = 0x09, memory_offsets, 0x11, offsets
+    text = heads.tobytes()
+    starts = [text[at : at + HEAD.size] for at in range(0, len(text), HEAD.size)]
+    return [start + _frame(_DECISION_FRAMES, len(decision)) + decision for start, decision in zip(starts, decisions, strict=True)]
 
 
 def with_event(told: Told, event: bytes) -> Told:

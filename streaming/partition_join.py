@@ -6,6 +6,7 @@ as soon as the watermark moves: the state is a pure function of the records so f
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from operator import lt
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from streaming.closing import Closing, Kept
 from streaming.columns import EXPOSURE, FEEDBACK, FOREIGN, LATEST_MS, MAX_VALUE, OTHER, OWN, TAUGHT, Ints, Records
 from streaming.due_dates import NEVER_MS, DueDates, Key
 from streaming.events import IMPORTED, Control, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
-from streaming.held import Told, held, is_copy, key_of, parts, with_event
+from streaming.held import Told, all_held, held, is_copy, key_of, parts, with_event
 from streaming.log import LogRecord
 from streaming.plain import KINDS, plain
 from streaming.proto.joiner_pb2 import Held
@@ -103,15 +104,18 @@ class PartitionJoin:
 
     def apply(self, records: Sequence[LogRecord]) -> None:
         """Take these records. ValueError for an offset applied before; then none of them is taken."""
-        self._check([offset for _, offset, _, _ in records])
-        for begin in range(0, len(records), MANY):
-            _, offsets, _, values = zip(*records[begin : begin + MANY], strict=True)
-            if len(values) > FEW:
-                self._apply_all(offsets, values)
+        if not records:
+            return
+        _, offsets, _, values = zip(*records, strict=True)
+        self._check(offsets)
+        for begin in range(0, len(values), MANY):
+            end = begin + MANY
+            if len(values) - begin > FEW:
+                self._apply_all(offsets[begin:end], values[begin:end])
             else:
-                for offset, value in zip(offsets, values, strict=True):
+                for offset, value in zip(offsets[begin:end], values[begin:end], strict=True):
                     self._apply(offset, value)
-            self.next_offset = offsets[-1] + 1
+            self.next_offset = offsets[begin:end][-1] + 1
         self._decide()
         self.table.forget()
 
@@ -144,9 +148,9 @@ class PartitionJoin:
         told, kinds = self._told(), read.kinds[begin : begin + len(slots)]
         opened = np.flatnonzero((kinds >= OWN) & (slots != NOWHERE))
         at = begin + opened
-        numbers = slots[opened].tolist(), read.memory_offsets[at].tolist(), read.offsets[at].tolist()
-        for row, slot, needed, offset in zip(at.tolist(), *numbers, strict=True):
-            told[slot] = held(needed, offset, values[row])
+        decisions = all_held(read.memory_offsets[at], read.offsets[at], [values[row] for row in at.tolist()])
+        for slot, decision in zip(slots[opened].tolist(), decisions, strict=True):
+            told[slot] = decision
         spoken = np.flatnonzero((kinds <= FEEDBACK) & (slots != NOWHERE))
         for row, slot in zip((begin + spoken).tolist(), slots[spoken].tolist(), strict=True):
             so_far = told[slot]
@@ -194,6 +198,8 @@ class PartitionJoin:
         return taken
 
     def _check(self, offsets: Sequence[int]) -> None:
+        if offsets[0] >= self.next_offset and all(map(lt, offsets, offsets[1:])):
+            return
         least = self.next_offset
         for offset in offsets:
             if offset < least:

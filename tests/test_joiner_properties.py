@@ -22,7 +22,7 @@ BRIEF = replace(CONFIG, window_ms=100, lateness_ms=30, disorder_ms=20, bucket_ms
 """All within the second to which the joiner sweeps."""
 
 seeds = st.integers(0, 2**32 - 1)
-kinds = st.sampled_from(["click", "like", "dislike"])
+kinds = st.sampled_from(["click", "like", "dislike", "łike"])
 values = st.sampled_from([1.0, 1.0, 0.0, -0.0, 2.5])
 slot_numbers = st.integers(0, SLOTS)  # one of them out of range
 after = st.one_of(st.integers(0, W + 2), st.sampled_from([0, W, W + 1, W + L + 1]))

@@ -1,5 +1,6 @@
 """Records read as columns, beside what protobuf makes of them: whatever is called plain is what protobuf says."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joins import CONFIG, FUTURE, T
@@ -11,8 +12,7 @@ from streaming.joiner import MAX_VALUE, JoinConfig
 from streaming.plain import plain
 
 TEACHING = JoinConfig(variant="a", teach_imported=True, future_ms=FUTURE)
-ascii_texts = st.text(st.characters(max_codepoint=127), min_size=1, max_size=200)
-texts = st.one_of(ascii_texts, ascii_texts, st.text(max_size=5))
+texts = st.one_of(st.text(st.characters(max_codepoint=127), min_size=1, max_size=200), st.text(min_size=1, max_size=20))
 ids = st.one_of(st.integers(0, 2**128 - 1).map("{:032x}".format), st.sampled_from(["d", "F" * 32, " " * 32]))
 times = st.one_of(st.integers(0, 2**42), st.sampled_from([-1, 0, T, T + FUTURE, T + FUTURE + 1, 2**62]))
 maps = st.dictionaries(texts, texts, max_size=2)
@@ -119,7 +119,7 @@ def is_usual(value):
         return record.tick.event_time_ms > 0
     has_id = said[1] is None or (len(said[1]) == 32 and set(said[1]) <= set("0123456789abcdef"))
     body = record.decision if record.HasField("decision") else record.event
-    return has_id and "".join(texts_of(body)).isascii() and (record.HasField("decision") or is_usual_event(body))
+    return has_id and (record.HasField("decision") or is_usual_event(body))
 
 
 def is_usual_event(event):
@@ -128,17 +128,6 @@ def is_usual_event(event):
     if event.HasField("exposure"):
         return all(slot < 128 for slot in event.exposure.slots)
     return event.HasField("interaction") or (abs(event.feedback.value) <= MAX_VALUE and str(event.feedback.value) != "-0.0")
-
-
-def texts_of(message):
-    """All texts in a message."""
-    found = []
-    for field, value in message.ListFields():
-        if field.type == field.TYPE_STRING:
-            found += [value] if isinstance(value, str) else list(value)
-        elif field.type == field.TYPE_MESSAGE:
-            found += [*value.keys(), *value.values()] if hasattr(value, "keys") else texts_of(value)
-    return found
 
 
 @settings(max_examples=400, deadline=None)
@@ -178,3 +167,16 @@ def test_a_field_that_comes_twice_or_out_of_order_is_not_plain():
 def test_without_teaching_imported_decisions_are_those_of_others():
     value = encode(Decision(decision_id="0" * 32, user_id="u", event_time_ms=T, variant=IMPORTED), T)
     assert [read([value], config)[0][0] for config in (TEACHING, CONFIG)] == [TAUGHT, FOREIGN]
+
+
+USERS = [
+    "a".encode(), "é".encode(), "€uro".encode(), "😀".encode(), b"\xf4\x8f\xbf\xbf", b"\xed\x9f\xbf", b"\xee\x80\x80",  # UTF-8
+    b"\x80", b"\xc2", b"\xc1\x81", b"\xe0\x9f\xbf", b"\xed\xa0\x80", b"\xf0\x8f\xbf\xbf", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xe2\x82a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("user", USERS, ids=repr)
+def test_texts_are_utf_8_as_protobuf_has_it(user):
+    event = Event(event_id="e", user_id="x" * len(user), event_time_ms=T, exposure=Exposure(decision_token="0" * 32, slots=[1]))
+    value = encode(event, T).replace(b"x" * len(user), user)
+    assert (read([value])[0][0] == EXPOSURE) == (by_protobuf(value) is not None)
