@@ -90,8 +90,9 @@ def _write_partition(join: PartitionJoin, state: PartitionState) -> list[bytes]:
     for event in sorted(waiting):
         state.waiting.add(offset=event.offset, record=event.record)
     untaken = [example for bucket in join.buckets.values() for example in bucket.examples]
+    alike: dict[tuple[int, int, int], bytes] = {}
     for example in sorted(untaken, key=lambda example: example.offset):
-        _write_example(example, state.untaken.add())
+        _write_example(example, state.untaken.add(), alike)
     return held
 
 
@@ -132,10 +133,16 @@ def _wait(join: PartitionJoin, offset: int, value: bytes) -> None:
     join.wait(key_of(decision_id_of(spoken.decision_token)), Waiting(offset, expires_ms, kind, value))
 
 
-def _write_example(example: Example, state: ExampleState) -> None:
+def _write_example(example: Example, state: ExampleState, alike: dict[tuple[int, int, int], bytes]) -> None:
+    """`alike`: what was earned, written, by the very objects that say it; most are those of many Examples."""
     state.held, state.own = example.held, example.own
-    for slot, reward, feedback in zip(example.shown, example.rewards, example.feedback, strict=True):
-        state.shown.add(slot=slot, reward=reward, kinds=[kind for kind, _ in feedback], values=[value for _, value in feedback])
+    which = id(example.shown), id(example.rewards), id(example.feedback)
+    if which not in alike:
+        earned = ExampleState()
+        for slot, reward, feedback in zip(example.shown, example.rewards, example.feedback, strict=True):
+            earned.shown.add(slot=slot, reward=reward, kinds=[kind for kind, _ in feedback], values=[value for _, value in feedback])
+        alike[which] = earned.SerializeToString()
+    state.MergeFromString(alike[which])
     state.append_times_ms.extend(example.append_times_ms)
 
 

@@ -5,7 +5,7 @@ as soon as the watermark moves: the state is a pure function of the records so f
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import compress
 from operator import lt
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from streaming.slots import AWAITED, GONE_FOREIGN, GONE_GAP, GONE_LATE, NOWHERE,
 from streaming.table import Known, Table
 from streaming.window import Example, JoinConfig
 
-MANY = 4096
+MANY = 2048
 """Records are taken, and decisions decided, by so many at a time: what is made of more does not stay in the processor's cache."""
 FEW = 4
 """Up to so many are taken one by one: arrays would cost more than they save."""
@@ -321,11 +321,7 @@ class PartitionJoin:
 
     def keep(self, closed: Example, memory_offset: int) -> None:
         """Put an Example into the bucket of its decision's event time; `memory_offset`: as of which it needs user memory."""
-        kept = closed, memory_offset
-        self.buckets.setdefault(self._bucket_of(kept), Bucket()).add([kept])
-
-    def _bucket_of(self, kept: Kept) -> int:
-        return kept[0].event_time_ms // self.config.bucket_ms
+        self.buckets.setdefault(closed.event_time_ms // self.config.bucket_ms, Bucket()).add([(closed, memory_offset)])
 
     def least_memory_offset(self) -> int | None:
         """As of which offset user memory is still needed, by decisions that are open or not yet taken; None without any."""
@@ -341,11 +337,14 @@ class PartitionJoin:
             self._close(self.table.move(watermark_ms))
             self._orphan()
 
-    def _close(self, slots: Sequence[int]) -> None:
+    def _close(self, slots: NDArray[np.int32]) -> None:
         """Put aside what closed. What it comes to is decided at the end of the poll."""
-        for slot in slots:
-            self._closed[self.table.state(slot) == GONE_LATE].append(self.told[slot])
-            self.told[slot] = b""
+        own = self.table.states(slots) == GONE_LATE
+        told = self.told
+        for mine in (True, False):
+            self._closed[mine] += [told[slot] for slot in slots[own == mine].tolist()]
+        for slot in slots.tolist():
+            told[slot] = b""
 
     def _decide(self) -> None:
         """What the decisions come to that closed in this poll."""
@@ -353,8 +352,10 @@ class PartitionJoin:
             for begin in range(0, len(closed), MANY):
                 tally, some = Tally(), closed[begin : begin + MANY]
                 close = self._closing.many if len(some) > FEW else self._closing.few
-                for index, kept in groupby(close(some, tally, own=own), key=self._bucket_of):
-                    self.buckets.setdefault(index, Bucket()).add(kept)
+                kept = close(some, tally, own=own)
+                indexes = [example.event_time_ms // self.config.bucket_ms for example, _ in kept]
+                for index in sorted(set(indexes)):
+                    self.buckets.setdefault(index, Bucket()).add(list(compress(kept, [one == index for one in indexes])))
                 self.ledger.close(tally, own=own)
                 for kind, num in tally.num_told().items():
                     self.num_held[kind] -= num

@@ -56,14 +56,14 @@ class Table:
 
     # Many at once ---------------------------------------------------------------------------------------------------------
 
-    def take(self, records: Records, begin: int, stop_ms: int, counts: Ints) -> tuple[Step, NDArray[np.int32], list[int]]:
+    def take(self, records: Records, begin: int, stop_ms: int, counts: Ints) -> tuple[Step, NDArray[np.int32], NDArray[np.int32]]:
         """See `take`: how far it came, the slots by record and what closed."""
         num = len(records.kinds)
         self.reserve(num - begin)
         slots = np.empty(num, np.int32)
         closed = np.empty(self.num_open + num, np.int32)
         step = take(self._arrays, records, begin, (self._open_ms, self._disorder_ms, stop_ms), slots, closed, counts)
-        return step, slots, closed[: step.num_closed].tolist()
+        return step, slots, closed[: step.num_closed]
 
     def fill(self, known: Sequence[Known]) -> list[int]:
         """Know many that it does not yet; their slots."""
@@ -73,10 +73,14 @@ class Table:
         fill(self._arrays, keys, states, due_ms, memory_offsets, offsets, slots)
         return slots.tolist()
 
-    def move(self, watermark_ms: int) -> list[int]:
+    def move(self, watermark_ms: int) -> NDArray[np.int32]:
         """Move the watermark on, and close what is due; its slots, in order."""
         closed = np.empty(self.num_open, np.int32)
-        return closed[: move(self._arrays, watermark_ms, self._open_ms, closed, 0)].tolist()
+        return closed[: move(self._arrays, watermark_ms, self._open_ms, closed, 0)]
+
+    def states(self, slots: NDArray[np.int32]) -> NDArray[np.int8]:
+        """What the decisions of slots are."""
+        return self._arrays.state[slots]
 
     def forget(self) -> None:
         """Give back the slots of what has been gone for as long as it was open."""

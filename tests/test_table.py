@@ -72,7 +72,7 @@ def test_a_table_knows_what_a_dictionary_knows(todo):
             slots = {key: table.find(key) for key in KEYS}
             closed = table.move(plain.now_ms + later_ms)
             expected = plain.move(plain.now_ms + later_ms)
-            assert sorted(closed) == sorted(slots[key] for key in expected)
+            assert sorted(closed.tolist()) == sorted(slots[key] for key in expected)
             if flag:
                 table.forget()
                 plain.forget()

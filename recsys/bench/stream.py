@@ -43,7 +43,7 @@ class Row(TypedDict):
 
 
 def beside_others(bootstrap: str, decisions: int, seed: int) -> dict[str, Any]:
-    """Every engine reads the same new topic once, ours first; its records are written before any of them starts."""
+    """Every engine reads the same new topic once, its records written and once read before, so that none pays for being the first."""
     size = StreamSize(decisions=decisions, rate=300, seed=seed)
     topic = f"bench-stream-{time.time_ns():x}"
     entries = list(stream(size))
@@ -52,12 +52,13 @@ def beside_others(bootstrap: str, decisions: int, seed: int) -> dict[str, Any]:
     _filled(bootstrap, f"{topic}.left", [by_decision for entry in entries if (by_decision := _as_left(entry))], size.partitions).close()
     _filled(bootstrap, f"{topic}.right", [by_decision for entry in entries if (by_decision := _as_right(entry))], size.partitions).close()
     rates: dict[str, float | None] = {}
+    job = {"engine": ALONE, "bootstrap": bootstrap, "topic": topic, "partitions": size.partitions, "records": len(entries)}
     with tempfile.TemporaryDirectory() as scratch:
+        _measured(job)
         rates[OURS] = _joined_from(log, len(entries), Path(scratch))
         for engine in (ALONE, QUIX, QUIX_JOIN, BYTEWAX):
             records = sum(1 for entry in entries if _as_left(entry) or _as_right(entry)) if engine == QUIX_JOIN else len(entries)
-            job = {"engine": engine, "bootstrap": bootstrap, "topic": topic, "partitions": size.partitions, "records": records}
-            rates[engine] = _measured(job | {"state_dir": f"{scratch}/{engine}"})
+            rates[engine] = _measured(job | {"engine": engine, "records": records, "state_dir": f"{scratch}/{engine}"})
     log.close()
     rows = [Row(engine=engine, events_per_s=rate) for engine, rate in rates.items()]
     ratios = {key: _ratio(rates[OURS], rates[engine]) for key, engine in RATIOS.items()}
@@ -189,6 +190,7 @@ def _take(joiner: Joiner) -> int:
 def _joined_from(log: KafkaLog, num_records: int, directory: Path) -> float:
     """Events a second from the topic through the join, its state written and synced with every minute of world time."""
     joiner, done = Joiner(CONFIG, log.num_partitions), 0
+    log.end_offsets()  # connected, as the others are when their first message comes
     begun = time.perf_counter()
     while done < num_records:
         for partition in range(log.num_partitions):
