@@ -35,9 +35,10 @@ _example = partial(tuple.__new__, Example)
 
 Kept = tuple[Example, int]
 """An Example, and as of which offset it needs user memory."""
-
-
+_Decided = tuple[bytes, int, str, int]
+"""Of one decision what an Example says: as held, event time, id and offset."""
 _Earned = tuple[tuple[int, ...], tuple[float, ...], tuple[KindsAndValues, ...]]
+"""Slots, rewards and feedback of an Example."""
 
 
 class Closing:
@@ -113,7 +114,7 @@ class Closing:
         fields = zip(held, decided_ms, ids, repeat(self.partition), offsets, repeat(own), slots, rewards, feedback, times_ms, strict=False)
         return zip(map(_example, fields), read.memory_offsets(rows), strict=True)
 
-    def _kept(self, decided: "_Decided", memory_offset: int, said: Heard, tally: Tally, *, own: bool) -> list[Kept]:
+    def _kept(self, decided: _Decided, memory_offset: int, said: Heard, tally: Tally, *, own: bool) -> list[Kept]:
         shown = said.shown()
         verdict = said.verdict(shown.slots) if said.said else NOTHING_SAID
         tally.decisions_unexposed += not shown.slots
@@ -132,12 +133,8 @@ class Closing:
         return [(_example((*at, *earned(shown, verdict.joined, self.rule))), memory_offset)]
 
 
-_Decided = tuple[bytes, int, str, int]
-"""Of one decision what an Example says: as held, event time, id and offset."""
-
-
 def _earned(rule: RewardRule, marks: str, said: tuple[int, str, float] | None) -> _Earned:
-    """Slots, rewards and feedback of an Example of one exposure and no more than one feedback: slot, kind and value."""
+    """What one exposure comes to, and no more than one feedback: slot, kind and value."""
     feedback = [] if said is None else [Said(0, "", *said, 0)]
     slots = tuple(sorted(set(map(ord, marks))))
     return earned(Shown(slots, ()), [one for one in feedback if one.slot in slots], rule)[:3]

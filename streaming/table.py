@@ -67,10 +67,14 @@ class Table:
 
     def fill(self, known: Sequence[Known]) -> list[int]:
         """Know many that it does not yet; their slots."""
+        if not known:
+            return []
         self.reserve(len(known))
-        keys, slots = np.array([_halves(one.key) for one in known], np.uint64).reshape(-1, 2), np.empty(len(known), np.int32)
-        states, due_ms, memory_offsets, offsets = np.array([one[1:] for one in known], np.int64).reshape(-1, 4).T.copy()
-        fill(self._arrays, keys, states, due_ms, memory_offsets, offsets, slots)
+        keys, *numbers = zip(*known, strict=True)
+        halves = np.frombuffer(b"".join([key.to_bytes(16) for key in keys]), ">u8").astype(np.uint64).reshape(-1, 2)
+        states, due_ms, memory_offsets, offsets = (np.array(column, np.int64) for column in numbers)
+        slots = np.empty(len(known), np.int32)
+        fill(self._arrays, halves, states, due_ms, memory_offsets, offsets, slots)
         return slots.tolist()
 
     def move(self, watermark_ms: int) -> NDArray[np.int32]:
