@@ -11,20 +11,8 @@ from itertools import chain, islice, repeat
 import numpy as np
 
 from streaming.books import Tally
-from streaming.columns import (
-    ANSWERED,
-    COUNTED,
-    DECISION_COLUMNS,
-    EVENT_COLUMNS,
-    EXPOSURE,
-    FORGED,
-    ODD,
-    SILENT,
-    SPOKEN_OF,
-    Ints,
-    Of,
-    read_closed,
-)
+from streaming.columns import Ints, read_closed
+from streaming.fields import ANSWERED, COUNTED, DECISION_COLUMNS, EVENT_COLUMNS, EXPOSURE, FORGED, ODD, SILENT, SPOKEN_OF, Of
 from streaming.held import Told, decision_in, parts
 from streaming.plain import KINDS
 from streaming.proto.joiner_pb2 import Held

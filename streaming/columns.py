@@ -7,66 +7,44 @@ here. Of such a record a parser would say the same; any other is left to one.
 What reads a field takes where it begins and gives where the next one does: −1 behind what is not plain.
 """
 
-from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streaming.compiled import compiled
+from streaming.fields import (
+    ALL_COLUMNS,
+    ANSWERED,
+    COUNTED,
+    DECISION_COLUMNS,
+    EVENT_COLUMNS,
+    EXPOSURE,
+    FEEDBACK,
+    FOREIGN,
+    FORGED,
+    ID_LENGTH,
+    INTERACTION,
+    LATE,
+    LATEST_MS,
+    MAX_VALUE,
+    ODD,
+    OTHER,
+    OWN,
+    SILENT,
+    SPOKEN_OF,
+    TAUGHT,
+    TICK,
+    Of,
+)
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
-OTHER, EXPOSURE, FEEDBACK, INTERACTION, TICK, OWN, TAUGHT, FOREIGN = range(8)
-"""Kinds of records; the last three are decisions. OTHER is what is not plain."""
-COUNTED, FORGED, LATE = range(3)
-"""Fates of what was said of a decision."""
-ODD, SILENT, ANSWERED, SPOKEN_OF = range(4)
-"""How a decision that closes is read: by a parser; shown once, and nothing said; shown once, then one thing said; event by event."""
-ID_LENGTH = 32
-MAX_VALUE = 1e12
-"""The largest magnitude a feedback value can have; what is beyond it, or no number, is quarantined."""
-LATEST_MS = 1 << 53
-"""The latest time a record can have: some sums of it must be numbers too."""
 _ALL_BUT_SIGN = (1 << 63) - 1
 _MOST = int(np.float64(MAX_VALUE).view(np.int64))
 _MINUS_ZERO = -(1 << 63)  # is 0 for whoever compares, and not for whoever writes it down
-
-
-class Of(IntEnum):
-    """Columns of what is read of a record. A text is where it begins and how long it is."""
-
-    TIME_MS = 0
-    ID = 1
-    ID_LENGTH = 2
-    # Kept of a decision that closes.
-    NEEDS = 3
-    FIRST_EVENT = 4
-    OFFSET = 5
-    MEMORY_OFFSET = 6
-    # Kept of what was said of it.
-    KIND = 3
-    FATE = 4
-    APPEND_MS = 5
-    SLOTS = 6
-    NUM_MARKS = 7
-    LAST_SLOT = 8  # the largest shown, or the one spoken of
-    SAID = 9
-    SAID_LENGTH = 10
-    VALUE = 11  # the bits of a double
-    # Of both, and not kept.
-    USER = 12
-    USER_LENGTH = 13
-    TOKEN = 14
-    TOKEN_LENGTH = 15
-    VARIANT = 16
-    VARIANT_LENGTH = 17
-    NUM_SLOTS = 18
-
-
-DECISION_COLUMNS, EVENT_COLUMNS, _ALL_COLUMNS = 7, 12, 19
 
 
 class Records(NamedTuple):
@@ -89,7 +67,7 @@ def read_all(text: Bytes, ends: Ints, own: Bytes, taught: Bytes, future_ms: int,
     time before 1970 or later than `future_ms` after the record was appended, and a value that is no number or beyond MAX_VALUE.
     """
     begin = 0
-    one = np.zeros(_ALL_COLUMNS, np.int64)
+    one = np.zeros(ALL_COLUMNS, np.int64)
     for row in range(len(ends)):
         end = ends[row]
         kind = _record(text, begin, end, one)
@@ -119,7 +97,7 @@ def read_closed(text: Bytes, ends: Ints, counts: Ints, window_ms: int, decisions
     `ends` of all of these pieces, `counts` of the events by decision; `decisions` and `events` by row and column.
     """
     begin = piece = first = 0
-    one, event = np.zeros(_ALL_COLUMNS, np.int64), np.zeros(_ALL_COLUMNS, np.int64)
+    one, event = np.zeros(ALL_COLUMNS, np.int64), np.zeros(ALL_COLUMNS, np.int64)
     for row in range(len(counts)):
         end = ends[piece]
         needs = SPOKEN_OF if _held(text, begin, end, one) else ODD

@@ -11,8 +11,8 @@ from operator import attrgetter
 from typing import Literal
 
 from streaming.books import Books, Ledger, Quarantined
-from streaming.columns import MAX_VALUE
 from streaming.due_dates import NEVER_MS
+from streaming.fields import MAX_VALUE
 from streaming.joiner_state import read_snapshot, snapshot_parts
 from streaming.log import LogRecord
 from streaming.partition_join import Asked, PartitionJoin

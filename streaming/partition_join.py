@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from streaming.books import REUSED, Ledger, Quarantined, Tally
 from streaming.closing import Closing, Kept
-from streaming.columns import EXPOSURE, FEEDBACK, FOREIGN, LATEST_MS, MAX_VALUE, OTHER, OWN, TAUGHT, Ints, Records
+from streaming.columns import Ints, Records
 from streaming.due_dates import NEVER_MS, DueDates, Key
 from streaming.events import IMPORTED, Control, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
+from streaming.fields import EXPOSURE, FEEDBACK, FOREIGN, LATEST_MS, MAX_VALUE, OTHER, OWN, TAUGHT
 from streaming.held import Told, all_held, held, is_copy, key_of, parts, with_event
 from streaming.log import LogRecord
 from streaming.plain import KINDS, plain

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.columns import EXPOSURE, FEEDBACK, FOREIGN, INTERACTION, OTHER, OWN, TICK, Ints, Records, Words
+from streaming.columns import Ints, Records, Words
 from streaming.compiled import compiled
+from streaming.fields import EXPOSURE, FEEDBACK, FOREIGN, INTERACTION, OTHER, OWN, TICK
 
 OPEN, OPEN_TAUGHT, GONE_LATE, GONE_FOREIGN, GONE_GAP, AWAITED, UNUSED = range(7)
 """States of a slot. AWAITED: spoken of, and not there yet."""

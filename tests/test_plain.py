@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joins import CONFIG, FUTURE, T
 
-from streaming.columns import EXPOSURE, FEEDBACK, FOREIGN, INTERACTION, OTHER, OWN, TAUGHT, TICK
 from streaming.events import IMPORTED, Control, Decision, Event, Exposure, Feedback, Interaction, Tick, UnreadableRecord, decode, encode
+from streaming.fields import EXPOSURE, FEEDBACK, FOREIGN, INTERACTION, OTHER, OWN, TAUGHT, TICK
 from streaming.held import key_of
 from streaming.joiner import MAX_VALUE, JoinConfig
 from streaming.plain import plain
