@@ -27,7 +27,8 @@ from recsys.verify.lives import LifeFailed, Lives, Work, learn
 from recsys.verify.stream import Teller, telling
 
 WARM_UP_MINUTES = 4
-DISK_MB = 64
+DISK_MB = 128
+"""All that is kept of a learner of this size is some 70 MB."""
 ANY_MOMENT, FULL_DISK = "any moment", "full disk"
 WRITES = {"within a write of a checkpoint": ("checkpoints", faults.SAVING), "within a write of a version": ("versions", faults.PUBLISHING)}
 ALONE = {
