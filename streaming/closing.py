@@ -11,7 +11,7 @@ from itertools import chain, islice, repeat
 import numpy as np
 
 from streaming.books import Tally
-from streaming.columns import Ints, read_closed
+from streaming.columns import Ints, laid_out, read_closed
 from streaming.fields import ANSWERED, COUNTED, DECISION_COLUMNS, EVENT_COLUMNS, EXPOSURE, FORGED, ODD, SILENT, SPOKEN_OF, Of
 from streaming.held import Told, decision_in, parts
 from streaming.plain import KINDS
@@ -134,10 +134,10 @@ class _Columns:
     def __init__(self, told: Sequence[Told], window_ms: int) -> None:
         lists = [[one] if isinstance(one, bytes) else one for one in told]
         pieces = list(chain.from_iterable(lists))
-        self._held, text = [one[0] for one in lists], b"".join(pieces)
+        self._held = [one[0] for one in lists]
+        text, ends = laid_out(pieces)
         self._text = text.decode("latin-1")  # in which every byte is a letter
         self._counts = np.fromiter(map(len, lists), np.int64, len(lists)) - 1
-        ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
         self._decisions = np.empty((len(lists), DECISION_COLUMNS), np.int64)
         self._events = np.empty((len(pieces) - len(lists), EVENT_COLUMNS), np.int64)
         read_closed(np.frombuffer(text, np.uint8), ends, self._counts, window_ms, self._decisions, self._events)

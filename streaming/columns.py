@@ -7,6 +7,7 @@ here. Of such a record a parser would say the same; any other is left to one.
 What reads a field takes where it begins and gives where the next one does: −1 behind what is not plain.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,11 @@ class Records(NamedTuple):
     memory_offsets: Ints
     """As of which offset decisions need user memory."""
     offsets: Ints
+
+
+def laid_out(pieces: Sequence[bytes]) -> tuple[bytes, Ints]:
+    """Pieces end to end, and where each of them ends."""
+    return b"".join(pieces), np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
 
 
 @compiled
@@ -149,8 +155,8 @@ def _held(text: Bytes, begin: int, end: int, one: Ints) -> bool:
     """A decision as held.py makes it."""
     if end - begin < 20:
         return False
-    length, at = _varint(text, _tag(text, begin + 18, end, 0x1A), end)
-    if at < 0 or at + length != end or _record(text, at, end, one) != OWN:
+    tag, at = _rest(text, begin + 18, end)
+    if tag != 0x1A or _record(text, at, end, one) != OWN:
         return False
     one[Of.MEMORY_OFFSET], one[Of.OFFSET] = _fixed(text, begin + 1), _fixed(text, begin + 10)
     return True
@@ -161,12 +167,7 @@ def _record(text: Bytes, begin: int, end: int, one: Ints) -> int:
     """Its kind; whose a decision is, is not looked at."""
     at = _tag(text, _tag(text, begin, end, 0x08), end, 1)  # the schema
     one[Of.APPEND_MS], at = _varint(text, _tag(text, at, end, 0x10), end)
-    if at < 0 or at >= end:
-        return OTHER
-    tag = text[at]
-    length, at = _varint(text, at + 1, end)
-    if at < 0 or at + length != end:
-        return OTHER
+    tag, at = _rest(text, at, end)
     if tag == 0x1A:
         return OWN if _decision(text, at, end, one) else OTHER
     if tag == 0x22:
@@ -182,12 +183,7 @@ def _event(text: Bytes, at: int, end: int, one: Ints) -> int:
     one[Of.ID], one[Of.ID_LENGTH], at = _text(text, _tag(text, at, end, 0x0A), end)
     one[Of.USER], one[Of.USER_LENGTH], at = _text(text, _tag(text, at, end, 0x12), end)
     one[Of.TIME_MS], at = _varint(text, _tag(text, at, end, 0x18), end)
-    if at < 0 or at >= end:
-        return OTHER
-    tag = text[at]
-    length, at = _varint(text, at + 1, end)
-    if at < 0 or at + length != end:
-        return OTHER
+    tag, at = _rest(text, at, end)
     if tag == 0x32:
         return INTERACTION if _is_interaction(text, at, end) else OTHER
     one[Of.TOKEN], one[Of.TOKEN_LENGTH], at = _text(text, _tag(text, at, end, 0x0A), end)
@@ -300,6 +296,15 @@ def _behind_texts(text: Bytes, at: int, end: int) -> int:
 @compiled
 def _tag(text: Bytes, at: int, end: int, tag: int) -> int:
     return at + 1 if 0 <= at < end and text[at] == tag else -1
+
+
+@compiled
+def _rest(text: Bytes, at: int, end: int) -> tuple[int, int]:
+    """The tag of a field that is all there still is, and where what it holds begins; 0 where it isn't all, or there is none."""
+    if not 0 <= at < end:
+        return 0, -1
+    length, begin = _varint(text, at + 1, end)
+    return (int(np.int64(text[at])), begin) if begin >= 0 and begin + length == end else (0, -1)
 
 
 @compiled

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streaming.columns import Bytes, Records, read_all
+from streaming.columns import Bytes, Records, laid_out, read_all
 from streaming.events import IMPORTED
 from streaming.window import JoinConfig
 
@@ -25,9 +25,9 @@ def plain(offsets: Sequence[int], values: Sequence[bytes], config: JoinConfig) -
         memory_offsets=np.empty(num, np.int64),
         offsets=np.array(offsets, np.int64),
     )
-    ends = np.cumsum(np.fromiter(map(len, values), np.int64, num))
+    text, ends = laid_out(values)
     own, taught = config.variant.encode(), IMPORTED.encode() if config.teach_imported else b""
-    read_all(_bytes(b"".join(values)), ends, _bytes(own), _bytes(taught), config.future_ms, read)
+    read_all(_bytes(text), ends, _bytes(own), _bytes(taught), config.future_ms, read)
     return read
 
 

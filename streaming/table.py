@@ -121,10 +121,6 @@ class Table:
         """When it closes if it is open, when it is forgotten if it is gone."""
         return int(self._arrays.due_ms[slot])
 
-    def offsets(self, slot: int) -> tuple[int, int]:
-        """As of which offset an open one needs user memory, and where it stands."""
-        return int(self._arrays.memory_offset[slot]), int(self._arrays.offset[slot])
-
     def open(self, key: Key, closes_ms: int, memory_offset: int, offset: int, *, own: bool) -> int:
         """Keep a decision open; its slot."""
         slot = self._slot(key)
