@@ -107,6 +107,8 @@ class LearnerProcess:
     def __init__(self, config: Config, place: Place) -> None:
         self._config, self._place, self._clock = config, place, SystemClock()
         self._learner: Learner | None = None
+        self._said = 0
+        """The newest version that `_say` told of, or that an earlier life saved."""
         self._keepers: dict[str, Keeper] = {}
 
     @property
@@ -127,30 +129,34 @@ class LearnerProcess:
                 saver=Saver(beside=True),
                 accept_gap=place.accept_gap,
             )
+            self._said = self._learner.versions.newest_saved
             LOG.info("learning into %s, from version %d on", place.state_dir, self._learner.policy_version)
         return self._learner
 
     def step(self) -> None:
         """Learn what is complete; let the frozen variants follow the catalogue."""
-        before = self.learner.versions.newest_saved
         self.learner.step()
-        if self.learner.versions.newest_saved > before:
-            self._say()
+        self._say()
         for name, _ in self._config.experiment.variants:
             if name != self._config.join.variant:
                 self._keep(name)
 
     def close(self) -> None:
-        """Let another process write to the state; all that counts is in the last checkpoint."""
+        """Let another process write to the state; all that counts is in the last checkpoint, which is waited for and told of."""
         if self._learner is not None:
             self._learner.close()
+            with suppress(LogUnavailable):  # then nobody knows how far behind this was, and closing is no place to wait
+                self._say()
 
     def _say(self) -> None:
-        """One line a version, for people and in `metrics.jsonl` for programs."""
+        """Tell of the newest version, once it is saved: a line for people and one in `metrics.jsonl` for programs."""
+        newest = self.learner.versions.newest_saved
+        if newest <= self._said:
+            return
         stats, joiner = self.learner.stats, self.learner.joiner
         books = joiner.books()
         said = {
-            "policy_version": self.learner.versions.newest_saved,
+            "policy_version": newest,
             "published_at_ms": self._clock.now_ms(),
             "update_s": stats.update_s[-1] if stats.update_s else None,
             "save_s": stats.save_s[-1],
@@ -165,7 +171,8 @@ class LearnerProcess:
         }
         with (self.learner.directory / METRICS).open("a") as file:
             file.write(json.dumps(said) + "\n")
-        LOG.info("version %d, decisions %s", self.learner.versions.newest_saved, _short(books.decisions))
+        LOG.info("version %d, decisions %s", newest, _short(books.decisions))
+        self._said = newest
 
     def _keep(self, name: str) -> None:
         if name not in self._keepers:

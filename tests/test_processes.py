@@ -28,7 +28,7 @@ from recsys.durable import numbered
 from recsys.experiment import assign
 from recsys.learner import Learner
 from recsys.presets import tiny
-from recsys.processes import METRICS, token_key
+from recsys.processes import METRICS, LearnerProcess, Place, token_key
 from recsys.trainer import Seeds
 from streaming.address import ITEMS_SUFFIX, open_log
 from streaming.clock import ManualClock
@@ -36,7 +36,7 @@ from streaming.events import Event, Feedback, Item, Record, decode
 from streaming.log import EventLog
 from streaming.proto.recommender_pb2 import RecommendRequest, RecommendResponse
 from tests.broker import Broker
-from tests.runs import started
+from tests.runs import finished, started
 
 BUCKET_S = 1.0
 SETTINGS = [
@@ -365,3 +365,14 @@ def _moved(first: artifacts.Artifact, last: artifacts.Artifact) -> set[str]:
         if not later[name][known].equal(parameter[known]):
             moved.add(name)
     return moved
+
+
+def test_a_learner_that_ends_while_it_saves_tells_of_that_version_too(tmp_path: Path) -> None:
+    stage = finished(tmp_path / "recorded", 2).stage
+    process = LearnerProcess(tiny(), Place(log=stage.log, items_log=stage.items_log, state_dir=tmp_path))
+    process.step()
+    process.close()  # the save began at the end of the step
+    published = publisher.current(process.learner.directory)
+    assert published is not None
+    last = (process.learner.directory / METRICS).read_text().splitlines()[-1]
+    assert json.loads(last)["policy_version"] == published.policy_version
