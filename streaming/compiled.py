@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 from numba import njit
+from numba.core.registry import cpu_target
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -21,3 +22,9 @@ def compiled(function: Function) -> Function:
         return cast(Function, njit(cache=True, nogil=True)(function))
     except RuntimeError:  # no such place can be written to
         return cast(Function, njit(nogil=True)(function))
+
+
+def load() -> None:
+    """Have numba load now, for this process and its forks, what it loads otherwise when the first compiled function is called."""
+    cpu_target.target_context.refresh()
+    cpu_target.typing_context.refresh()

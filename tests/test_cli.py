@@ -44,6 +44,8 @@ class Forker:
     PROGRAM = """
 import json, os, sys
 from recsys.cli import main
+from streaming import compiled
+compiled.load()
 for line in sys.stdin:
     arguments, output, errors = json.loads(line)
     child = os.fork()

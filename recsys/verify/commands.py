@@ -12,7 +12,7 @@ import typer
 from recsys.config import with_settings
 from recsys.options import AsJson, Seed, Settings, print_figures
 from recsys.presets import tiny
-from recsys.verify.crash import verify_crash
+from recsys.verify.crash import process_start_s, verify_crash
 
 OURS = ".verify-crash"
 """What marks a directory as that of a run."""
@@ -48,7 +48,7 @@ def crash(
     name = f"recsys-verify-crash-{os.getpid()}-{time.time_ns()}"
     url = f"kafka://{bootstrap}/{name}" if bootstrap else f"sqlite:///{(out / 'events.db').resolve()}"
     found = verify_crash(config, url, out.resolve(), kills, seed)
-    print_figures(asdict(found), seed, started, as_json=as_json)
+    print_figures(asdict(found) | {"process_start_s": process_start_s()}, seed, started, as_json=as_json)
     if not found.holds:
         raise SystemExit(1)
 

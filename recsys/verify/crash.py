@@ -4,7 +4,6 @@ Knows nothing of how a learner works. What is killed is what `recsys learn` runs
 not begin with seconds of imports; the stream grows while it lives, as it does in production.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -58,8 +57,7 @@ class Verified:
     trained_twice: int
     lost: int
     recovery_s: dict[str, float | None]
-    """From the restart at a kill to the first update; a process of its own takes `process_start_s` before."""
-    process_start_s: float
+    """From the restart at a kill to the first update; a process of its own takes `process_start_s()` before."""
     unreadable: int
     """Kills after which CURRENT.json did not name a version that can be loaded."""
     differing: list[str]
@@ -104,13 +102,20 @@ def verify_crash(config: Config, url: str, out: Path, kills: int, seed: int, wor
             "p50": float(np.median(trial.recovery_s)) if trial.recovery_s else None,
             "max": max(trial.recovery_s, default=None),
         },
-        process_start_s=_process_start_s(),
         unreadable=trial.unreadable,
         differing=differing,
         versions=publisher.newest_version(reference.directory),
         examples=len(teller.taught_ids),
         disk=f"tmpfs of {DISK_MB} MB" if has_disk else "RLIMIT_FSIZE",
     )
+
+
+def process_start_s() -> float:
+    """How long a process takes to be there with all that a learner loads."""
+    began_s = time.monotonic()
+    program = "from recsys import cli; from streaming import compiled; compiled.load()"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    return time.monotonic() - began_s
 
 
 def _ways(kills: int, random: np.random.Generator) -> list[str]:
@@ -234,11 +239,3 @@ def _in_weights(lives: Lives) -> Counter[str]:
     steps = [float(array) for name, array in saved.arrays.items() if name.startswith("optimizer.") and name.endswith(".step")]
     updates = [learned for path in lives.journals for learned in journal.read(path)]
     return journal.in_weights(updates, journal.fingerprint(saved.model.decoder, steps))
-
-
-def _process_start_s() -> float:
-    """How long a process takes to be there with all that a learner imports."""
-    began_s = time.monotonic()
-    command = [sys.executable, "-m", "recsys", "learn", "--log", "memory:", "--state", os.devnull, "--print-config"]
-    subprocess.run(command, check=True, capture_output=True)
-    return time.monotonic() - began_s
