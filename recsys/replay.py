@@ -10,6 +10,7 @@ from typing import Any
 
 from recsys.config import Config, behavior_digest
 from recsys.learner import Learner
+from recsys.saver import Saver
 from recsys.trainer import Seeds
 from streaming.archive import EVENTS, ITEMS, ArchiveLog
 from streaming.clock import ManualClock
@@ -55,6 +56,7 @@ def replay(
         log=log,
         items_log=items_log,
         state_dir=state_dir,
+        saver=Saver(beside=True),
         save_every=save_every,
         last_version=until,
     )
