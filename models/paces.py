@@ -87,9 +87,20 @@ class Paces(nn.Module):
         precision_PFF = self.information.double()
         precision_PFF.diagonal(dim1=1, dim2=2).add_((CALM * spread) ** -2)
         slope_PF = (error_QP * explained_Q[:, None]).T @ x_QF
-        step_PF = torch.linalg.solve(precision_PFF, slope_PF.double()).float()
+        step_PF = solved(precision_PFF, slope_PF.double()).float()
         self.weight += step_PF
         error_QP = error_QP - information_Q[:, None] * (x_QF @ step_PF.T)
         self.known.index_add_(0, item_Q, information_Q[:, None].expand_as(error_QP))
         step_RP = torch.zeros_like(self.bias).index_add_(0, item_Q, error_QP)
         self.bias += step_RP / (spread**-2 + self.known)
+
+
+def solved(matrix_PFF: Tensor, right_PF: Tensor) -> Tensor:
+    """What each matrix, symmetric, makes `right_PF` of, (P, F): by Cholesky, in half the time that LU takes.
+
+    LU is for one that rounding left with an eigenvalue below zero: that step is still sensible, and no reason to stop.
+    """
+    factor_PFF, failed_P = torch.linalg.cholesky_ex(matrix_PFF.mT)  # which is the same, in the order that LAPACK wants
+    if failed_P.any():
+        return torch.linalg.solve(matrix_PFF, right_PF)
+    return torch.cholesky_solve(right_PF[..., None], factor_PFF)[..., 0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.paces import CALM, KEEPS, Paces
+from models.paces import CALM, KEEPS, Paces, solved
 
 SPREAD = 0.7
 
@@ -102,3 +102,15 @@ def test_growing_keeps_what_is_known() -> None:
     assert torch.equal(paces.bias[:16], before)
     assert not paces.bias[16:].any()
     assert paces.known.shape == (32, len(KEEPS))
+
+
+@pytest.mark.parametrize("lowest", [1.0, -0.01])
+def test_equations_are_solved_even_where_rounding_left_an_eigenvalue_below_zero(lowest: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    axes_PFF, _ = torch.linalg.qr(torch.randn(3, 9, 9, generator=random, dtype=torch.float64))
+    sizes_PF = torch.logspace(0, 3, 9, dtype=torch.float64).repeat(3, 1)
+    sizes_PF[1, 0] = lowest
+    wanted_PF = torch.randn(3, 9, generator=random, dtype=torch.float64)
+    matrix_PFF = axes_PFF * sizes_PF[:, None] @ axes_PFF.mT
+    found_PF = solved(matrix_PFF, (matrix_PFF @ wanted_PF[..., None])[..., 0])
+    assert (found_PF - wanted_PF).abs().max() < 1e-9
