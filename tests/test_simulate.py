@@ -168,7 +168,7 @@ def test_seeds_in_processes_of_their_own_give_the_same(tmp_path: Path) -> None:
 
 
 def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
-    options = ("--world", "steady", "--hours", "10", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path))
+    options = ("--world", FOREIGN, "--hours", "10", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path))
     with started("simulate", *options) as original:
         try:
             begun = tmp_path / "state"
