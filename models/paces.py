@@ -96,7 +96,7 @@ class Paces(nn.Module):
 
 
 def solved(matrix_PFF: Tensor, right_PF: Tensor) -> Tensor:
-    """x of each equation `matrix` · x = `right`, (P, F), the matrices symmetric: by Cholesky, in half the time that LU takes.
+    """Solve `matrix` · x = `right` for each pace, x as (P, F), the matrices symmetric: by Cholesky, in half the time that LU takes.
 
     LU is for one that rounding left with an eigenvalue below zero: that step is still sensible, and no reason to stop.
     """
