@@ -44,15 +44,14 @@ class Node:
         """Its bootstrap address, once it answers."""
         # A killed broker is let in again when its session has ended: 2 s instead of 9.
         settings = ("broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=200", *self.settings)
-        options = ("--port", str(self.port), *(part for one in settings for part in ("--set", one)))
         try:
-            return self._run("start", *options).strip()
+            return self._run("start", "--port", str(self.port), *(part for one in settings for part in ("--set", one))).strip()
         except subprocess.CalledProcessError:
             cluster = self.directory / "cluster.json"
             if not json.loads(cluster.read_text())["id"].startswith("-"):
                 raise
             cluster.unlink()  # Kafka takes such an id for an option, and one in 64 is: another is drawn
-            return self._run("start", *options).strip()
+            return self.start()
 
     def kill(self) -> None:
         """As a crash does it."""

@@ -24,6 +24,7 @@ from recsys.durable import numbered
 from recsys.verify import faults, journal
 from recsys.verify.lives import LifeFailed, Lives, Work, learn
 from recsys.verify.stream import Teller, telling
+from streaming import compiled
 
 WARM_UP_MINUTES = 4
 DISK_MB = 128
@@ -78,6 +79,7 @@ def verify_crash(config: Config, url: str, out: Path, kills: int, seed: int, wor
 
     `out` gets the states of both; that of the killed one is on a small disk of its own where this user may mount one.
     """
+    compiled.load()  # once, before all that is forked
     ways = _ways(kills, np.random.default_rng([seed, 1]))
     minutes = WARM_UP_MINUTES + len(ways)
     with faults.small_disk(out / "state", DISK_MB) as has_disk, telling(config, url, minutes, seed) as teller:

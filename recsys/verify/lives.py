@@ -21,7 +21,6 @@ from recsys.config import Config
 from recsys.processes import LearnerProcess, Place, run
 from recsys.verify import journal
 from recsys.verify.stream import FORK, PARTITIONS
-from streaming import compiled
 from streaming.address import ITEMS_SUFFIX, open_log
 
 LOG = logging.getLogger(__name__)
@@ -51,7 +50,6 @@ class Lives:
         self._arguments = config, url, state_dir, seed, work
         self._journal_dir = state_dir.parent / f"{state_dir.name}-journals"
         self._journal_dir.mkdir(parents=True)
-        compiled.load()
 
     def begin(self, blow: Callable[[], None] | None = None) -> ForkProcess:
         """A new life; `blow` is called in it before anything else."""
