@@ -23,7 +23,6 @@ from recsys.catalogue import Catalogue, Rows, Vocabulary
 from recsys.memory import Memory, View
 from streaming.events import Decision
 from streaming.joiner import Example
-from streaming.partition_join import memory_needed
 
 FEATURES_PER_REQUEST = 8
 """X: entries of the request's context that are read, in order of key."""
@@ -211,7 +210,7 @@ def _lesson(examples: Sequence[Example], memory: Memory) -> Lesson:
         rewards += [by_slot.get(slot, 0.0) for slot in range(len(example.decision.item_ids))]
         shown += [slot in by_slot for slot in range(len(example.decision.item_ids))]
     logged = tuple(first.decision.slot_logprobs) if first.own else (0.0,) * len(item_ids)
-    view = memory.view(first.decision.user_id, memory_needed(first.decision.memory_offset, first.offset))
+    view = memory.view(first.decision.user_id, first.memory_offset)
     return Lesson(first.decision, view, tuple(item_ids), tuple(rewards), tuple(shown), logged, first.own)
 
 

@@ -34,7 +34,6 @@ from streaming.clock import Clock
 from streaming.gaps import Gapped
 from streaming.joiner import Bucket, Example, JoinConfig, Joiner
 from streaming.log import EventLog, OffsetGone
-from streaming.partition_join import memory_needed
 
 LOG = logging.getLogger(__name__)
 
@@ -209,7 +208,7 @@ class Learner:
         if self._trainer is None and until_ms is not None and bucket.start_ms < until_ms:
             self._history += bucket.examples
             for example in bucket.examples:
-                needed = memory_needed(example.decision.memory_offset, example.offset)
+                needed = example.memory_offset
                 self._history_from[example.partition] = min(needed, self._history_from.get(example.partition, needed))
             self._next_minute = bucket.index + 1
             return

@@ -12,19 +12,18 @@ import numpy as np
 
 from streaming.books import Tally
 from streaming.columns import Ints, laid_out, read_closed
+from streaming.events import Record
 from streaming.fields import ANSWERED, COUNTED, DECISION_COLUMNS, EVENT_COLUMNS, EXPOSURE, FORGED, ODD, SILENT, SPOKEN_OF, Of
-from streaming.held import Told, decision_in, parts
+from streaming.held import Told, decision_in, events_in
 from streaming.plain import KINDS
-from streaming.proto.joiner_pb2 import Held
 from streaming.rewards import RewardRule
+from streaming.table import Offsets
 from streaming.window import NOTHING_SAID, Example, Heard, KindsAndValues, Said, Shown, earned, heard
 
 _example = partial(tuple.__new__, Example)
 
-Kept = tuple[Example, int]
-"""An Example, and as of which offset it needs user memory."""
-_Decided = tuple[bytes, int, str, int]
-"""Of one decision what an Example says: as held, event time, id and offset."""
+_Decided = tuple[bytes, int, str, int, int]
+"""Of one decision what an Example says: its record, event time, id, offset and memory offset."""
 _Earned = tuple[tuple[int, ...], tuple[float, ...], tuple[KindsAndValues, ...]]
 """Slots, rewards and feedback of an Example."""
 
@@ -36,38 +35,36 @@ class Closing:
         self.partition, self.window_ms, self.rule = partition, window_ms, rule
         self._earned = lru_cache(maxsize=4096)(partial(_earned, rule))
 
-    def few(self, all_told: Sequence[Told], tally: Tally, *, own: bool) -> list[Kept]:
+    def few(self, all_told: Sequence[Told], offsets: Offsets, tally: Tally, *, own: bool) -> list[Example]:
         """Close decisions, whatever they look like; no Example where nothing was shown. `own`: not imported."""
-        return [kept for told in all_told for kept in self._one(told, tally, own=own)]
+        places = zip(all_told, offsets.own.tolist(), offsets.memory.tolist(), strict=True)
+        return [example for told, *place in places for example in self._one(told, place, tally, own=own)]
 
-    def _one(self, told: Told, tally: Tally, *, own: bool) -> list[Kept]:
-        parsed = Held.FromString(b"".join(parts(told)))
-        decision = parsed.decision.decision
-        said = heard(decision, parsed.events, decision.event_time_ms + self.window_ms)
-        decided = decision_in(told), decision.event_time_ms, decision.decision_id, parsed.offset
-        return self._kept(decided, parsed.memory_offset, said, tally, own=own)
+    def _one(self, told: Told, place: Iterable[int], tally: Tally, *, own: bool) -> list[Example]:
+        record = decision_in(told)
+        decision = Record.FromString(record).decision
+        said = heard(decision, map(Record.FromString, events_in(told)), decision.event_time_ms + self.window_ms)
+        offset, memory_offset = place
+        return self._kept((record, decision.event_time_ms, decision.decision_id, offset, memory_offset), said, tally, own=own)
 
-    def many(self, told: Sequence[Told], tally: Tally, *, own: bool) -> list[Kept]:
+    def many(self, told: Sequence[Told], offsets: Offsets, tally: Tally, *, own: bool) -> list[Example]:
         """What `few` says, sooner."""
-        read = _Columns(told, self.window_ms)
+        read = _Columns(told, offsets, self.window_ms)
         kept = [*self._silent(read, tally, own=own), *self._answered(read, tally, own=own)]
         rows = read.rows(SPOKEN_OF)
-        for decided, memory_offset, said in zip(
-            zip(*read.decided(rows), strict=True), read.memory_offsets(rows), read.heard(rows), strict=True
-        ):
-            kept += self._kept(decided, memory_offset, said, tally, own=own)
-        for row in read.rows(ODD).tolist():
-            kept += self._one(told[row], tally, own=own)
-        return kept
+        for decided, said in zip(zip(*read.decided(rows), strict=True), read.heard(rows), strict=True):
+            kept += self._kept(decided, said, tally, own=own)
+        odd = read.rows(ODD)
+        return kept + self.few([told[row] for row in odd.tolist()], Offsets(offsets.memory[odd], offsets.own[odd]), tally, own=own)
 
-    def _silent(self, read: "_Columns", tally: Tally, *, own: bool) -> Iterator[Kept]:
+    def _silent(self, read: "_Columns", tally: Tally, *, own: bool) -> Iterator[Example]:
         """Those that were shown once, and nothing was said: most."""
         rows = read.rows(SILENT)
         marks, shown_ms = read.shown(rows)
         all_earned = [self._earned(slots, None) for slots in marks]
         return self._made(read, rows, marks, all_earned, zip(shown_ms, strict=True), tally, own=own)
 
-    def _answered(self, read: "_Columns", tally: Tally, *, own: bool) -> Iterator[Kept]:
+    def _answered(self, read: "_Columns", tally: Tally, *, own: bool) -> Iterator[Example]:
         """Those that were shown once, and then one thing was said: nearly all others."""
         rows = read.rows(ANSWERED)
         (marks, shown_ms), (said, said_ms) = read.shown(rows), read.said(rows)
@@ -90,7 +87,7 @@ class Closing:
         tally: Tally,
         *,
         own: bool,
-    ) -> Iterator[Kept]:
+    ) -> Iterator[Example]:
         """Examples of decisions that were shown once."""
         if not all_earned:
             return iter(())
@@ -98,11 +95,11 @@ class Closing:
         tally.exposures += len(marks)
         tally.slots_marked += sum(map(len, marks))
         tally.slots_shown += sum(map(len, slots))
-        held, decided_ms, ids, offsets = read.decided(rows)
-        fields = zip(held, decided_ms, ids, repeat(self.partition), offsets, repeat(own), slots, rewards, feedback, times_ms, strict=False)
-        return zip(map(_example, fields), read.memory_offsets(rows), strict=True)
+        records, decided_ms, ids, offsets, memory_offsets = read.decided(rows)
+        where = records, decided_ms, ids, repeat(self.partition), offsets, memory_offsets, repeat(own)
+        return map(_example, zip(*where, slots, rewards, feedback, times_ms, strict=False))
 
-    def _kept(self, decided: _Decided, memory_offset: int, said: Heard, tally: Tally, *, own: bool) -> list[Kept]:
+    def _kept(self, decided: _Decided, said: Heard, tally: Tally, *, own: bool) -> list[Example]:
         shown = said.shown()
         verdict = said.verdict(shown.slots) if said.said else NOTHING_SAID
         tally.decisions_unexposed += not shown.slots
@@ -116,9 +113,9 @@ class Closing:
         tally.misfits.update(said.misfits)
         if not shown.slots:
             return []
-        held, event_time_ms, decision_id, offset = decided
-        at = held, event_time_ms, decision_id, self.partition, offset, own
-        return [(_example((*at, *earned(shown, verdict.joined, self.rule))), memory_offset)]
+        record, event_time_ms, decision_id, offset, memory_offset = decided
+        at = record, event_time_ms, decision_id, self.partition, offset, memory_offset, own
+        return [_example((*at, *earned(shown, verdict.joined, self.rule)))]
 
 
 def _earned(rule: RewardRule, marks: str, said: tuple[int, str, float] | None) -> _Earned:
@@ -131,10 +128,10 @@ def _earned(rule: RewardRule, marks: str, said: tuple[int, str, float] | None) -
 class _Columns:
     """Decisions that close, with what was said of them, as columns."""
 
-    def __init__(self, told: Sequence[Told], window_ms: int) -> None:
+    def __init__(self, told: Sequence[Told], offsets: Offsets, window_ms: int) -> None:
         lists = [[one] if isinstance(one, bytes) else one for one in told]
         pieces = list(chain.from_iterable(lists))
-        self._held = [one[0] for one in lists]
+        self._records, self._offsets = [one[0] for one in lists], offsets
         text, ends = laid_out(pieces)
         self._text = text.decode("latin-1")  # in which every byte is a letter
         self._counts = np.fromiter(map(len, lists), np.int64, len(lists)) - 1
@@ -146,15 +143,11 @@ class _Columns:
         """Decisions that need such a reading."""
         return np.flatnonzero(self._decisions[:, Of.NEEDS] == needs)
 
-    def decided(self, rows: Ints) -> tuple[list[bytes], list[int], list[str], list[int]]:
-        """Of decisions what is held, and event times, ids and offsets."""
+    def decided(self, rows: Ints) -> tuple[list[bytes], list[int], list[str], list[int], list[int]]:
+        """Of decisions the records, event times, ids, offsets and memory offsets."""
         of = self._decisions[rows]
-        held = [self._held[row] for row in rows.tolist()]
-        return held, of[:, Of.TIME_MS].tolist(), self._texts(of, Of.ID, Of.ID_LENGTH), of[:, Of.OFFSET].tolist()
-
-    def memory_offsets(self, rows: Ints) -> list[int]:
-        """As of which offset each needs user memory."""
-        return self._decisions[rows, Of.MEMORY_OFFSET].tolist()
+        records, ids = [self._records[row] for row in rows.tolist()], self._texts(of, Of.ID, Of.ID_LENGTH)
+        return records, of[:, Of.TIME_MS].tolist(), ids, self._offsets.own[rows].tolist(), self._offsets.memory[rows].tolist()
 
     # Of those that were shown once ----------------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ def read_all(text: Bytes, ends: Ints, own: Bytes, taught: Bytes, future_ms: int,
 
 @compiled
 def read_closed(text: Bytes, ends: Ints, counts: Ints, window_ms: int, decisions: Ints, events: Ints) -> None:
-    """Read decisions as they are held, each followed by the records of what was said of it.
+    """Read the records of decisions, each followed by those of what was said of it.
 
     `ends` of all of these pieces, `counts` of the events by decision; `decisions` and `events` by row and column.
     """
@@ -106,7 +106,7 @@ def read_closed(text: Bytes, ends: Ints, counts: Ints, window_ms: int, decisions
     one, event = np.zeros(ALL_COLUMNS, np.int64), np.zeros(ALL_COLUMNS, np.int64)
     for row in range(len(counts)):
         end = ends[piece]
-        needs = SPOKEN_OF if _held(text, begin, end, one) else ODD
+        needs = SPOKEN_OF if _record(text, begin, end, one) == OWN else ODD
         for number in range(counts[row]):
             begin, end = end, ends[piece + 1 + number]
             kind = _record(text, begin, end, event)
@@ -148,18 +148,6 @@ def _needs(events: Ints) -> int:
 
 
 # Messages. Each fills one row and says whether, or as what, it could. ---------------------------------------------------
-
-
-@compiled
-def _held(text: Bytes, begin: int, end: int, one: Ints) -> bool:
-    """A decision as held.py makes it."""
-    if end - begin < 20:
-        return False
-    tag, at = _rest(text, begin + 18, end)
-    if tag != 0x1A or _record(text, at, end, one) != OWN:
-        return False
-    one[Of.MEMORY_OFFSET], one[Of.OFFSET] = _fixed(text, begin + 1), _fixed(text, begin + 10)
-    return True
 
 
 @compiled

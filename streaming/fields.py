@@ -28,8 +28,6 @@ class Of(IntEnum):
     # Kept of a decision that closes.
     NEEDS = 3
     FIRST_EVENT = 4
-    OFFSET = 5
-    MEMORY_OFFSET = 6
     # Kept of what was said of it.
     KIND = 3
     FATE = 4
@@ -48,7 +46,8 @@ class Of(IntEnum):
     VARIANT = 16
     VARIANT_LENGTH = 17
     NUM_SLOTS = 18
+    MEMORY_OFFSET = 19
 
 
-DECISION_COLUMNS, EVENT_COLUMNS, ALL_COLUMNS = 7, 12, 19
+DECISION_COLUMNS, EVENT_COLUMNS, ALL_COLUMNS = 5, 12, 20
 """How many of them are kept, and how many there are."""

@@ -1,24 +1,19 @@
-"""An open decision as it is held in memory: pieces of a `Held` message (joiner.proto), and the message as they make it.
+"""An open decision as it is held in memory, and the message of a snapshot that says it (`Held`, joiner.proto).
 
-Knows nothing of watermarks or of what counts. Bytes, because a million parsed messages would cost ten times their memory
-and the garbage collector's time; records as they came, because to append to a message would copy it with each of them.
+Knows nothing of watermarks or of what counts. Records as they were logged, because a million parsed messages would cost ten
+times their memory and the garbage collector's time.
 """
 
 import struct
-from collections.abc import Sequence
 from hashlib import blake2b
 
-import numpy as np
-
-from streaming.columns import Ints
 from streaming.due_dates import Key
 
 HEAD = struct.Struct("<BqBq")
-"""What all begins with: fields 1 and 2, sfixed64; tag 0x09 and memory_offset, tag 0x11 and offset."""
-_HEADS = np.dtype([("memory_tag", "u1"), ("memory_offset", "<i8"), ("tag", "u1"), ("offset", "<i8")])
+"""What a message begins with: fields 1 and 2, sfixed64; tag 0x09 and memory_offset, tag 0x11 and offset."""
 _DIGITS = frozenset("0123456789abcdef")
 Told = bytes | list[bytes]
-"""An open decision: the fields of its message up to the decision; with the records of what was said of it behind, where there are."""
+"""The record of an open decision; with the records of what was said of it behind, where there are."""
 
 
 def key_of(decision_id: str) -> Key:
@@ -26,20 +21,6 @@ def key_of(decision_id: str) -> Key:
     if len(decision_id) == 32 and _DIGITS.issuperset(decision_id):
         return int(decision_id, 16)
     return int.from_bytes(blake2b(decision_id.encode(), digest_size=16).digest())
-
-
-def held(memory_offset: int, offset: int, decision: bytes) -> bytes:
-    """A decision just opened, by the bytes of its record."""
-    return HEAD.pack(0x09, memory_offset, 0x11, offset) + _frame(_DECISION_FRAMES, len(decision)) + decision
-
-
-def all_held(memory_offsets: Ints, offsets: Ints, decisions: Sequence[bytes]) -> list[bytes]:
-    """See `held`, of many."""
-    heads = np.empty(len(decisions), _HEADS)
-    heads["memory_tag"], heads["memory_offset"], heads["tag"], heads["offset"] = 0x09, memory_offsets, 0x11, offsets
-    text = heads.tobytes()
-    starts = [text[at : at + HEAD.size] for at in range(0, len(text), HEAD.size)]
-    return [start + _frame(_DECISION_FRAMES, len(decision)) + decision for start, decision in zip(starts, decisions, strict=True)]
 
 
 def with_event(told: Told, event: bytes) -> Told:
@@ -50,34 +31,30 @@ def with_event(told: Told, event: bytes) -> Told:
     return told
 
 
-def parts(told: Told) -> list[bytes]:
-    """The pieces of its message."""
-    if isinstance(told, bytes):
-        return [told]
-    decision, *events = told
-    return [decision, *[_frame(_EVENT_FRAMES, len(event)) + event for event in events]]
+def decision_in(told: Told) -> bytes:
+    """The decision's record."""
+    return told if isinstance(told, bytes) else told[0]
+
+
+def events_in(told: Told) -> list[bytes]:
+    """The records of what was said of it."""
+    return [] if isinstance(told, bytes) else told[1:]
+
+
+def message_of(told: Told, memory_offset: int, offset: int) -> list[bytes]:
+    """The pieces of the message."""
+    decision = decision_in(told)
+    head = HEAD.pack(0x09, memory_offset, 0x11, offset) + _frame(_DECISION_FRAMES, len(decision))
+    return [head, decision, *[_frame(_EVENT_FRAMES, len(event)) + event for event in events_in(told)]]
 
 
 def told_of(message: bytes) -> Told:
     """What a message was made of."""
-    end = _end_of_field(message, HEAD.size)
-    if end == len(message):
-        return message
-    told = [message[:end]]
+    told, end = [], HEAD.size
     while end < len(message):
-        begin, end = _begin_of_field(message, end), _end_of_field(message, end)
+        begin, end = _field(message, end)
         told.append(message[begin:end])
-    return told
-
-
-def decision_in(told: Told) -> bytes:
-    """The decision without what was said of it."""
-    return told if isinstance(told, bytes) else told[0]
-
-
-def is_copy(told: Told, decision: bytes) -> bool:
-    """Whether the decision's record is these bytes."""
-    return decision_in(told)[HEAD.size :] == _frame(_DECISION_FRAMES, len(decision)) + decision
+    return told if len(told) > 1 else told[0]
 
 
 def _frame(frames: tuple[bytes, ...], length: int) -> bytes:
@@ -85,16 +62,12 @@ def _frame(frames: tuple[bytes, ...], length: int) -> bytes:
     return frames[length] if length < len(frames) else frames[0][:1] + _varint(length)
 
 
-def _begin_of_field(message: bytes, at: int) -> int:
-    at += 1
-    while message[at] > 0x7F:
-        at += 1
-    return at + 1
-
-
-def _end_of_field(message: bytes, at: int) -> int:
-    begin = _begin_of_field(message, at)
-    return begin + sum([(byte & 0x7F) << 7 * place for place, byte in enumerate(message[at + 1 : begin])])
+def _field(message: bytes, at: int) -> tuple[int, int]:
+    """Where what a field holds begins and ends."""
+    begin = at + 2
+    while message[begin - 1] > 0x7F:
+        begin += 1
+    return begin, begin + sum([(byte & 0x7F) << 7 * place for place, byte in enumerate(message[at + 1 : begin])])
 
 
 def _varint(number: int) -> bytes:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from streaming.books import Ledger, Quarantined
 from streaming.events import decision_id_of, decode
-from streaming.held import key_of, parts, told_of
+from streaming.held import decision_in, key_of, message_of, told_of
 from streaming.partition_join import FATES, PartitionJoin, Waiting
 from streaming.proto.joiner_pb2 import (
     ExampleState,
@@ -74,14 +74,12 @@ def _write_partition(join: PartitionJoin, state: PartitionState) -> list[bytes]:
     state.next_offset, state.watermark_ms = join.next_offset, join.watermark_ms
     held: list[bytes] = []
     sizes: list[int] = []
-    for told in map(join.told.__getitem__, join.table.open_slots()):
-        if isinstance(told, bytes):
-            held.append(told)
-            sizes.append(len(told))
-        else:
-            pieces = parts(told)
-            held += pieces
-            sizes.append(sum(map(len, pieces)))
+    slots = join.table.open_slots()
+    offsets = join.table.offsets(slots)
+    for slot, memory_offset, offset in zip(slots, offsets.memory.tolist(), offsets.own.tolist(), strict=True):
+        pieces = message_of(join.told[slot], memory_offset, offset)
+        held += pieces
+        sizes.append(sum(map(len, pieces)))
     state.open_sizes.extend(sizes)
     for gone_as, fate in FATES.items():
         keys, forgotten_ms = join.table.gone(gone_as)
@@ -135,7 +133,8 @@ def _wait(join: PartitionJoin, offset: int, value: bytes) -> None:
 
 def _write_example(example: Example, state: ExampleState, alike: dict[tuple[int, int, int], bytes]) -> None:
     """`alike`: what was earned, written, by the very objects that say it; most are those of many Examples."""
-    state.held, state.own = example.held, example.own
+    state.held = b"".join(message_of(example.record, example.memory_offset, example.offset))
+    state.own = example.own
     which = id(example.shown), id(example.rewards), id(example.feedback)
     if which not in alike:
         earned = ExampleState()
@@ -150,18 +149,19 @@ def _keep(join: PartitionJoin, state: ExampleState) -> None:
     held = Held.FromString(state.held)
     decision = held.decision.decision
     example = Example(
-        state.held,
+        decision_in(told_of(state.held)),
         decision.event_time_ms,
         decision.decision_id,
         join.partition,
         held.offset,
+        held.memory_offset,
         state.own,
         shown=tuple(slot.slot for slot in state.shown),
         rewards=tuple(slot.reward for slot in state.shown),
         feedback=tuple(tuple(zip(slot.kinds, slot.values, strict=True)) for slot in state.shown),
         append_times_ms=tuple(state.append_times_ms),
     )
-    join.keep(example, held.memory_offset)
+    join.keep([example])
 
 
 def _ledger_state(ledger: Ledger) -> LedgerState:

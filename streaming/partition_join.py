@@ -4,24 +4,23 @@ Knows nothing of other partitions or training. Every rule compares a time with t
 as soon as the watermark moves: the state is a pure function of the records so far.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import compress
-from operator import lt
+from operator import itemgetter, lt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streaming.books import REUSED, Ledger, Quarantined, Tally
-from streaming.closing import Closing, Kept
+from streaming.closing import Closing
 from streaming.columns import Ints, Records
 from streaming.due_dates import NEVER_MS, DueDates, Key
 from streaming.events import IMPORTED, Control, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
 from streaming.fields import EXPOSURE, FEEDBACK, FOREIGN, LATEST_MS, MAX_VALUE, OTHER, OWN, TAUGHT
-from streaming.held import Told, all_held, held, is_copy, key_of, parts, with_event
+from streaming.held import Told, decision_in, events_in, key_of, with_event
 from streaming.log import LogRecord
 from streaming.plain import KINDS, plain
-from streaming.proto.joiner_pb2 import Held
 from streaming.rewards import rule_named
 from streaming.slots import AWAITED, GONE_FOREIGN, GONE_GAP, GONE_LATE, NOWHERE, NUM_STATES, OPEN, OPEN_TAUGHT
 from streaming.table import Known, Table
@@ -33,6 +32,9 @@ FEW = 4
 """Up to so many are taken one by one: arrays would cost more than they save."""
 FATES = {GONE_LATE: "late", GONE_FOREIGN: "foreign", GONE_GAP: "gap"}
 """What still speaks of a decision that is gone gets in the books."""
+
+
+_EVENT_TIME_MS, _MEMORY_OFFSET, _OWN = (itemgetter(Example._fields.index(name)) for name in ("event_time_ms", "memory_offset", "own"))
 
 
 class Waiting(NamedTuple):
@@ -63,17 +65,11 @@ class Bucket:
         self.num_own = 0
         self.least_memory_offset = NEVER_MS
 
-    def add(self, kept: Iterable[Kept]) -> None:
+    def add(self, examples: Sequence[Example]) -> None:
         """Keep more."""
-        examples, memory_offsets = zip(*kept, strict=True)
         self.examples += examples
-        self.num_own += sum([example.own for example in examples])
-        self.least_memory_offset = min(self.least_memory_offset, *memory_offsets)
-
-
-def memory_needed(memory_offset: int, offset: int) -> int:
-    """As of which offset a decision needs user memory that stands at `offset`: its own where it says −1."""
-    return offset if memory_offset < 0 else memory_offset
+        self.num_own += sum(map(_OWN, examples))
+        self.least_memory_offset = min(self.least_memory_offset, *map(_MEMORY_OFFSET, examples))
 
 
 class PartitionJoin:
@@ -91,8 +87,8 @@ class PartitionJoin:
         self.waiting: dict[Key, list[Waiting]] = {}
         self.buckets: dict[int, Bucket] = {}
         self._orphaning = DueDates()
-        self._closed: dict[bool, list[Told]] = {True: [], False: []}
-        """Those that closed, own or not, and are still to be decided, all of one poll at once."""
+        self._closed: dict[bool, tuple[list[Told], list[int]]] = {True: ([], []), False: ([], [])}
+        """Those that closed, own or not, and their slots; still to be decided, all of one poll at once."""
         self._controls: list[Asked] = []
         self._closing = Closing(partition, config.window_ms, rule_named(config.reward))
 
@@ -148,10 +144,8 @@ class PartitionJoin:
         """Keep decisions that opened, and what was said of open ones."""
         told, kinds = self._told(), read.kinds[begin : begin + len(slots)]
         opened = np.flatnonzero((kinds >= OWN) & (slots != NOWHERE))
-        at = begin + opened
-        decisions = all_held(read.memory_offsets[at], read.offsets[at], [values[row] for row in at.tolist()])
-        for slot, decision in zip(slots[opened].tolist(), decisions, strict=True):
-            told[slot] = decision
+        for row, slot in zip((begin + opened).tolist(), slots[opened].tolist(), strict=True):
+            told[slot] = values[row]
         spoken = np.flatnonzero((kinds <= FEEDBACK) & (slots != NOWHERE))
         for row, slot in zip((begin + spoken).tolist(), slots[spoken].tolist(), strict=True):
             so_far = told[slot]
@@ -262,9 +256,9 @@ class PartitionJoin:
         if late or not (own or (self.config.teach_imported and variant == IMPORTED)):
             self._let_go(key, GONE_LATE if own else GONE_FOREIGN, closes_ms + self.config.open_ms)
         else:
-            memory_offset = memory_needed(decision.memory_offset, offset)
+            memory_offset = decision.memory_offset if decision.memory_offset >= 0 else offset
             slot = self.table.open(key, closes_ms, memory_offset, offset, own=own)
-            self._told()[slot] = held(memory_offset, offset, value)
+            self._told()[slot] = value
         self.table.wait_no_longer(key)
         for waiting in self.waiting.pop(key, ()):
             self._add_said(key, waiting)
@@ -272,7 +266,7 @@ class PartitionJoin:
     def _add_again(self, slot: int, offset: int, decision: Decision, value: bytes) -> None:
         """A decision whose id is known: a copy, or somebody else's use of it. Of one that is gone only its time is left to tell by."""
         if self.table.state(slot) <= OPEN_TAUGHT:
-            copy = is_copy(self.told[slot], value)
+            copy = decision_in(self.told[slot]) == value
         else:
             copy = self.table.due_ms(slot) == decision.event_time_ms + 2 * self.config.open_ms
         if copy:
@@ -320,9 +314,12 @@ class PartitionJoin:
         self.waiting.setdefault(key, []).append(waiting)
         self._orphaning.add(waiting.expires_ms, key)
 
-    def keep(self, closed: Example, memory_offset: int) -> None:
-        """Put an Example into the bucket of its decision's event time; `memory_offset`: as of which it needs user memory."""
-        self.buckets.setdefault(closed.event_time_ms // self.config.bucket_ms, Bucket()).add([(closed, memory_offset)])
+    def keep(self, examples: Sequence[Example]) -> None:
+        """Put Examples into the buckets of their decisions' event times."""
+        indexes = [time_ms // self.config.bucket_ms for time_ms in map(_EVENT_TIME_MS, examples)]
+        for index in sorted(set(indexes)):
+            of_index = list(compress(examples, [one == index for one in indexes]))
+            self.buckets.setdefault(index, Bucket()).add(of_index)
 
     def least_memory_offset(self) -> int | None:
         """As of which offset user memory is still needed, by decisions that are open or not yet taken; None without any."""
@@ -342,32 +339,32 @@ class PartitionJoin:
         """Put aside what closed. What it comes to is decided at the end of the poll."""
         own = self.table.states(slots) == GONE_LATE
         told = self.told
-        for mine in (True, False):
-            self._closed[mine] += [told[slot] for slot in slots[own == mine].tolist()]
+        for mine, (closed, slots_of) in self._closed.items():
+            some = slots[own == mine].tolist()
+            closed.extend([told[slot] for slot in some])
+            slots_of.extend(some)
         for slot in slots.tolist():
             told[slot] = b""
 
     def _decide(self) -> None:
         """What the decisions come to that closed in this poll."""
-        for own, closed in self._closed.items():
+        for own, (closed, slots) in self._closed.items():
             for begin in range(0, len(closed), MANY):
-                tally, some = Tally(), closed[begin : begin + MANY]
-                close = self._closing.many if len(some) > FEW else self._closing.few
-                kept = close(some, tally, own=own)
-                indexes = [example.event_time_ms // self.config.bucket_ms for example, _ in kept]
-                for index in sorted(set(indexes)):
-                    self.buckets.setdefault(index, Bucket()).add(list(compress(kept, [one == index for one in indexes])))
+                tally, some = Tally(), slice(begin, begin + MANY)
+                close = self._closing.many if len(closed[some]) > FEW else self._closing.few
+                self.keep(close(closed[some], self.table.offsets(slots[some]), tally, own=own))
                 self.ledger.close(tally, own=own)
                 for kind, num in tally.num_told().items():
                     self.num_held[kind] -= num
             closed.clear()
+            slots.clear()
 
     def _give_up(self, told: Told, *, own: bool) -> None:
         """Write an open decision into the books of which nobody will know what became of it."""
         fate = "gap" if own else "foreign"
         if own:
             self.ledger.of["decision"][fate] += 1
-        for record in Held.FromString(b"".join(parts(told))).events:
+        for record in map(Record.FromString, events_in(told)):
             kind = "exposure" if record.event.HasField("exposure") else "feedback"
             self.num_held[kind] -= 1
             self.ledger.of[kind][fate] += 1

@@ -46,6 +46,15 @@ class Known(NamedTuple):
     offset: int = 0
 
 
+class Offsets(NamedTuple):
+    """Of decisions."""
+
+    memory: Ints
+    """As of which each needs user memory."""
+    own: Ints
+    """Where each stands in the log."""
+
+
 class Table:
     """The decisions of one partition. A slot is a decision's from when it opens until it is forgotten, which only `forget` does."""
 
@@ -190,6 +199,10 @@ class Table:
             let_go(a, slot, GONE_GAP if a.state[slot] == OPEN else GONE_FOREIGN, int(a.due_ms[slot]) + self._open_ms)
         a.numbers[[At.CLOSING, At.OPEN, At.TAUGHT]] = 0
         return slots
+
+    def offsets(self, slots: Sequence[int]) -> Offsets:
+        """Of decisions that are open, or were and were not forgotten since."""
+        return Offsets(self._arrays.memory_offset[slots], self._arrays.offset[slots])
 
     def gone(self, state: int) -> tuple[Words, Ints]:
         """Keys of what is gone like that, and when each is forgotten; by that time, then by key."""

@@ -7,7 +7,6 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from streaming.events import Decision, Exposure, Record
-from streaming.proto.joiner_pb2 import Held
 from streaming.rewards import RewardRule, rule_named
 
 _ONE_YEAR_MS = 366 * 24 * 3600 * 1000
@@ -60,13 +59,15 @@ Earned = tuple[tuple[int, ...], tuple[float, ...], tuple[KindsAndValues, ...], t
 class Joined(NamedTuple):
     """The fields of an Example; rewards and feedback are aligned with the slots shown."""
 
-    held: bytes
-    """The decision and what was said of it, see held.py."""
+    record: bytes
+    """The decision's, as logged."""
     event_time_ms: int
     decision_id: str
     partition: int
     offset: int
     """Where the decision stands in the log."""
+    memory_offset: int
+    """As of which offset of its partition it needs user memory."""
     own: bool
     """False: imported, it teaches context, likelihood and value but is no choice of this variant."""
     shown: tuple[int, ...]
@@ -84,7 +85,7 @@ class Example(Joined):
     @cached_property
     def decision(self) -> Decision:
         """What was decided."""
-        return Held.FromString(self.held).decision.decision
+        return Record.FromString(self.record).decision
 
 
 class Said(NamedTuple):

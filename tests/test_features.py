@@ -40,7 +40,6 @@ from recsys.live_model import LiveModel, ModelConfig
 from recsys.memory import Memory, MemoryConfig, View
 from recsys.policy import Asked, DrawingConfig, GenerativePolicy
 from streaming.events import Decision, Item, ItemChange, encode
-from streaming.held import held
 from streaming.joiner import Example
 
 EXAMPLES = settings(max_examples=80, deadline=None)
@@ -55,7 +54,8 @@ def view_of(*item_ids: str) -> View:
 
 
 def example_of(decision: Decision, shown: tuple[int, ...], rewards: tuple[float, ...], *, offset: int = 5, own: bool = True) -> Example:
-    where = (held(offset, offset, encode(decision, 0)), decision.event_time_ms, decision.decision_id, 0, offset)
+    needed = decision.memory_offset if decision.memory_offset >= 0 else offset
+    where = (encode(decision, 0), decision.event_time_ms, decision.decision_id, 0, offset, needed)
     return Example(*where, own, shown, rewards, ((),) * len(shown), ())
 
 

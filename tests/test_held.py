@@ -1,12 +1,15 @@
 """What a joiner's state is made of: open decisions as bytes, and due dates."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from joins import T, decision, said, shown
+from joins import CONFIG, M, T, decision, said, shown, tick
 
 from streaming.due_dates import NEVER_MS, DueDates
 from streaming.events import encode
-from streaming.held import held, is_copy, key_of, parts, told_of, with_event
+from streaming.held import key_of, message_of, told_of, with_event
+from streaming.joiner import Joiner
+from streaming.log import LogRecord
 from streaming.proto.joiner_pb2 import Held
 
 offsets = st.integers(0, 2**62)
@@ -15,21 +18,31 @@ offsets = st.integers(0, 2**62)
 @given(offsets, offsets, st.lists(st.integers(0, 9000), max_size=5))
 def test_what_is_held_is_the_message_it_says_it_is(memory_offset, offset, lengths):
     logged = [encode(said(event_id="x" * length), T) for length in lengths]
-    open_decision = held(memory_offset, offset, encode(decision(), T))
+    open_decision = encode(decision(), T)
     for value in logged:
         open_decision = with_event(open_decision, value)
-    message = Held.FromString(b"".join(parts(open_decision)))
+    text = b"".join(message_of(open_decision, memory_offset, offset))
+    message = Held.FromString(text)
     assert (message.memory_offset, message.offset, message.decision.decision) == (memory_offset, offset, decision())
     assert [encode(record.event, record.append_time_ms) for record in message.events] == logged
-    assert told_of(b"".join(parts(open_decision))) == open_decision
+    assert told_of(text) == open_decision
 
 
-def test_a_copy_is_the_same_bytes_and_nothing_less():
-    open_decision = with_event(held(3, 4, encode(decision(), T)), encode(shown(0), T))
-    assert is_copy(open_decision, encode(decision(), T))
-    assert not any(is_copy(open_decision, encode(other, T)) for other in (decision("e"), decision(user="v"), decision(t=T + 1)))
-    assert not is_copy(open_decision, encode(decision(), T + 1))
-    assert not is_copy(open_decision, b"")
+@pytest.mark.parametrize("at_once", [1, 100])
+@pytest.mark.parametrize("restored", [False, True])
+def test_an_example_says_where_it_stands_and_as_of_where_it_needs_memory(at_once, restored):
+    names = [f"{number:032x}" for number in range(10)]
+    bodies = [body for number, name in enumerate(names) for body in (decision(name, memory_offset=number - 5), shown(0, name=name))]
+    values = [encode(body, T + 10 * M) for body in (*bodies, tick(T + 10 * M))]
+    joiner = Joiner(CONFIG, 1)
+    for begin in range(0, len(values), at_once):
+        joiner.apply(0, [LogRecord(0, begin + at, b"", value) for at, value in enumerate(values[begin : begin + at_once])])
+    if restored:
+        joiner = Joiner.restore(CONFIG, joiner.snapshot())
+    examples = joiner.take_bucket().examples
+    assert [example.decision for example in examples] == bodies[::2]
+    assert [example.offset for example in examples] == list(range(0, 20, 2))
+    assert [example.memory_offset for example in examples] == [0, 2, 4, 6, 8, 0, 1, 2, 3, 4]
 
 
 @given(st.text(max_size=40), st.text("0123456789abcdef", min_size=32, max_size=32))
