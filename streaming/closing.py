@@ -11,10 +11,11 @@ from itertools import chain, islice, repeat
 import numpy as np
 
 from streaming.books import Tally
-from streaming.columns import Ints, laid_out, read_closed
+from streaming.columns import Ints, read_closed
 from streaming.events import Record
 from streaming.fields import ANSWERED, COUNTED, DECISION_COLUMNS, EVENT_COLUMNS, EXPOSURE, FORGED, ODD, SILENT, SPOKEN_OF, Of
 from streaming.held import Told, decision_in, events_in
+from streaming.pieces import laid_out, texts
 from streaming.plain import KINDS
 from streaming.rewards import RewardRule
 from streaming.table import Offsets
@@ -61,7 +62,8 @@ class Closing:
         """Those that were shown once, and nothing was said: most."""
         rows = read.rows(SILENT)
         marks, shown_ms = read.shown(rows)
-        all_earned = [self._earned(slots, None) for slots in marks]
+        earned_by = {slots: self._earned(slots, None) for slots in set(marks)}
+        all_earned = list(map(earned_by.__getitem__, marks))
         return self._made(read, rows, marks, all_earned, zip(shown_ms, strict=True), tally, own=own)
 
     def _answered(self, read: "_Columns", tally: Tally, *, own: bool) -> Iterator[Example]:
@@ -133,11 +135,11 @@ class _Columns:
         pieces = list(chain.from_iterable(lists))
         self._records, self._offsets = [one[0] for one in lists], offsets
         text, ends = laid_out(pieces)
-        self._text = text.decode("latin-1")  # in which every byte is a letter
+        self._text = np.frombuffer(text, np.uint8)
         self._counts = np.fromiter(map(len, lists), np.int64, len(lists)) - 1
         self._decisions = np.empty((len(lists), DECISION_COLUMNS), np.int64)
         self._events = np.empty((len(pieces) - len(lists), EVENT_COLUMNS), np.int64)
-        read_closed(np.frombuffer(text, np.uint8), ends, self._counts, window_ms, self._decisions, self._events)
+        read_closed(self._text, ends, self._counts, window_ms, self._decisions, self._events)
 
     def rows(self, needs: int) -> Ints:
         """Decisions that need such a reading."""
@@ -187,9 +189,7 @@ class _Columns:
         return zip(of[:, Of.FATE].tolist(), of[:, Of.KIND].tolist(), self._texts(of, Of.SLOTS, Of.NUM_MARKS), said, strict=True)
 
     def _texts(self, of: Ints, begin: Of, length: Of) -> list[str]:
-        text = self._text
-        found = [text[at : at + size] for at, size in of[:, [begin, length]].tolist()]
-        return [one if one.isascii() else one.encode("latin-1").decode() for one in found]
+        return texts(self._text, of[:, begin], of[:, length])
 
 
 def _values(of: Ints) -> list[float]:

@@ -7,7 +7,6 @@ here. Of such a record a parser would say the same; any other is left to one.
 What reads a field takes where it begins and gives where the next one does: −1 behind what is not plain.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,11 +57,6 @@ class Records(NamedTuple):
     memory_offsets: Ints
     """As of which offset decisions need user memory."""
     offsets: Ints
-
-
-def laid_out(pieces: Sequence[bytes]) -> tuple[bytes, Ints]:
-    """Pieces end to end, and where each of them ends."""
-    return b"".join(pieces), np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
 
 
 @compiled
@@ -360,19 +354,19 @@ def _same(one: Bytes, at: int, length: int, other: Bytes, begin: int, other_leng
     return differing == 0
 
 
+# The digits of bytes, 0xFF of what is none.
+_DIGITS = np.array([b"0123456789abcdef".find(byte) & 0xFF for byte in range(256)], np.uint8)
+
+
 @compiled
 def _number(text: Bytes, at: int, halves: Words) -> bool:
     """Whether 32 lower-case hexadecimal digits begin there, and the number that they are."""
+    bits = np.uint8(0)
     for half in range(2):
         number = np.uint64(0)
         for place in range(at + 16 * half, at + 16 * half + 16):
-            byte = text[place]
-            if 48 <= byte < 58:
-                digit = byte - 48
-            elif 97 <= byte < 103:
-                digit = byte - 87
-            else:
-                return False
+            digit = _DIGITS[text[place]]  # looked up, for a branch would be guessed wrong every other time
+            bits |= digit
             number = number << np.uint64(4) | np.uint64(digit)
         halves[half] = number
-    return True
+    return bool(bits < 0x10)

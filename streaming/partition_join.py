@@ -35,6 +35,7 @@ FATES = {GONE_LATE: "late", GONE_FOREIGN: "foreign", GONE_GAP: "gap"}
 
 
 _EVENT_TIME_MS, _MEMORY_OFFSET, _OWN = (itemgetter(Example._fields.index(name)) for name in ("event_time_ms", "memory_offset", "own"))
+_OFFSET, _VALUE = (itemgetter(LogRecord._fields.index(name)) for name in ("offset", "value"))
 
 
 class Waiting(NamedTuple):
@@ -103,7 +104,7 @@ class PartitionJoin:
         """Take these records. ValueError for an offset applied before; then none of them is taken."""
         if not records:
             return
-        _, offsets, _, values = zip(*records, strict=True)
+        offsets, values = list(map(_OFFSET, records)), list(map(_VALUE, records))
         self._check(offsets)
         for begin in range(0, len(values), MANY):
             end = begin + MANY
@@ -316,10 +317,10 @@ class PartitionJoin:
 
     def keep(self, examples: Sequence[Example]) -> None:
         """Put Examples into the buckets of their decisions' event times."""
-        indexes = [time_ms // self.config.bucket_ms for time_ms in map(_EVENT_TIME_MS, examples)]
+        bucket_ms = self.config.bucket_ms
+        indexes = [time_ms // bucket_ms for time_ms in map(_EVENT_TIME_MS, examples)]
         for index in sorted(set(indexes)):
-            of_index = list(compress(examples, [one == index for one in indexes]))
-            self.buckets.setdefault(index, Bucket()).add(of_index)
+            self.buckets.setdefault(index, Bucket()).add(list(compress(examples, map(index.__eq__, indexes))))
 
     def least_memory_offset(self) -> int | None:
         """As of which offset user memory is still needed, by decisions that are open or not yet taken; None without any."""

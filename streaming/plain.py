@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streaming.columns import Bytes, Records, laid_out, read_all
+from streaming.columns import Bytes, Records, read_all
 from streaming.events import IMPORTED
+from streaming.pieces import laid_out
 from streaming.window import JoinConfig
 
 KINDS = ("", "exposure", "feedback", "interaction", "tick", "decision", "decision", "decision")

@@ -1,5 +1,6 @@
 """Records read as columns, beside what protobuf makes of them: whatever is called plain is what protobuf says."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,8 @@ from streaming.events import IMPORTED, Control, Decision, Event, Exposure, Feedb
 from streaming.fields import EXPOSURE, FEEDBACK, FOREIGN, INTERACTION, OTHER, OWN, TAUGHT, TICK
 from streaming.held import key_of
 from streaming.joiner import MAX_VALUE, JoinConfig
+from streaming.pieces import laid_out
+from streaming.pieces import texts as texts_in
 from streaming.plain import plain
 
 TEACHING = JoinConfig(variant="a", teach_imported=True, future_ms=FUTURE)
@@ -180,3 +183,11 @@ def test_texts_are_utf_8_as_protobuf_has_it(user):
     event = Event(event_id="e", user_id="x" * len(user), event_time_ms=T, exposure=Exposure(decision_token="0" * 32, slots=[1]))
     value = encode(event, T).replace(b"x" * len(user), user)
     assert (read([value])[0][0] == EXPOSURE) == (by_protobuf(value) is not None)
+
+
+@given(st.lists(st.text(max_size=40), max_size=8))
+def test_texts_are_taken_out_of_what_they_stand_in(found):
+    whole, ends = laid_out([text.encode() for text in found])
+    lengths = np.diff(ends, prepend=0)
+    assert texts_in(np.frombuffer(whole, np.uint8), ends - lengths, lengths) == found
+    assert texts_in(np.frombuffer(whole, np.uint8), (ends - lengths)[::-1], lengths[::-1]) == found[::-1]
