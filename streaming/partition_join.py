@@ -6,7 +6,7 @@ as soon as the watermark moves: the state is a pure function of the records so f
 
 from collections.abc import Sequence
 from itertools import compress
-from operator import itemgetter, lt
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -104,22 +104,22 @@ class PartitionJoin:
         """Take these records. ValueError for an offset applied before; then none of them is taken."""
         if not records:
             return
-        offsets, values = list(map(_OFFSET, records)), list(map(_VALUE, records))
+        offsets, values = np.fromiter(map(_OFFSET, records), np.int64, len(records)), list(map(_VALUE, records))
         self._check(offsets)
         for begin in range(0, len(values), MANY):
-            end = begin + MANY
+            some = slice(begin, begin + MANY)
             if len(values) - begin > FEW:
-                self._apply_all(offsets[begin:end], values[begin:end])
+                self._apply_all(offsets[some], values[some])
             else:
-                for offset, value in zip(offsets[begin:end], values[begin:end], strict=True):
+                for offset, value in zip(offsets[some].tolist(), values[some], strict=True):
                     self._apply(offset, value)
-            self.next_offset = offsets[begin:end][-1] + 1
+            self.next_offset = int(offsets[some][-1]) + 1
         self._decide()
         self.table.forget()
 
     def pass_gap(self, offset: int) -> None:
         """Go on at `offset`, and give up all that is open. ValueError for an offset applied before."""
-        self._check([offset])
+        self._check(np.array([offset]))
         self.ledger.never_read += offset - self.next_offset
         self.next_offset = offset
         for slot in self.table.give_up():
@@ -127,7 +127,7 @@ class PartitionJoin:
             self.told[slot] = b""
         self.table.forget()
 
-    def _apply_all(self, offsets: Sequence[int], values: Sequence[bytes]) -> None:
+    def _apply_all(self, offsets: Ints, values: Sequence[bytes]) -> None:
         """Take records as their columns say, and what is not plain or another case than most by itself, in its turn."""
         read, counts, begin = plain(offsets, values, self.config), np.zeros((len(KINDS), 1 + NUM_STATES), np.int64), 0
         while begin < len(values):
@@ -137,7 +137,7 @@ class PartitionJoin:
             self._orphan()
             begin = step.stop
             if step.asks:
-                self._apply(offsets[begin], values[begin])
+                self._apply(int(offsets[begin]), values[begin])
                 begin += 1
         self._count_taken(counts)
 
@@ -193,14 +193,11 @@ class PartitionJoin:
         taken, self._controls = self._controls, []
         return taken
 
-    def _check(self, offsets: Sequence[int]) -> None:
-        if offsets[0] >= self.next_offset and all(map(lt, offsets, offsets[1:])):
-            return
-        least = self.next_offset
-        for offset in offsets:
-            if offset < least:
-                raise ValueError(f"partition {self.partition}: offset {offset} was applied before; the next is {least} or later")
-            least = offset + 1
+    def _check(self, offsets: Ints) -> None:
+        least = np.concatenate([[self.next_offset], offsets[:-1] + 1])
+        if (early := offsets < least).any():
+            offset, next_offset = (numbers[early][0] for numbers in (offsets, least))
+            raise ValueError(f"partition {self.partition}: offset {offset} was applied before; the next is {next_offset} or later")
 
     def _apply_decision(self, offset: int, record: Record, value: bytes) -> None:
         decision = record.decision

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streaming.columns import Bytes, Records, read_all
+from streaming.columns import Bytes, Ints, Records, read_all
 from streaming.events import IMPORTED
 from streaming.pieces import laid_out
 from streaming.window import JoinConfig
@@ -16,7 +16,7 @@ KINDS = ("", "exposure", "feedback", "interaction", "tick", "decision", "decisio
 """What kinds of records are called in the books, by number."""
 
 
-def plain(offsets: Sequence[int], values: Sequence[bytes], config: JoinConfig) -> Records:
+def plain(offsets: Ints, values: Sequence[bytes], config: JoinConfig) -> Records:
     """Read records. Those that can't be in time, or say too much, are not plain."""
     num = len(values)
     read = Records(
@@ -24,7 +24,7 @@ def plain(offsets: Sequence[int], values: Sequence[bytes], config: JoinConfig) -
         keys=np.empty((num, 2), np.uint64),
         times_ms=np.empty(num, np.int64),
         memory_offsets=np.empty(num, np.int64),
-        offsets=np.array(offsets, np.int64),
+        offsets=offsets,
     )
     text, ends = laid_out(values)
     own, taught = config.variant.encode(), IMPORTED.encode() if config.teach_imported else b""

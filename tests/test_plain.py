@@ -75,7 +75,7 @@ records = st.builds(encode, bodies, st.sampled_from([T, T, 0, 2**62]))
 def read(values, config=TEACHING):
     """Kind, key, time and memory offset of each."""
     offsets = range(7, 7 + len(values))
-    columns = plain(offsets, values, config)
+    columns = plain(np.array(offsets), values, config)
     keys = [high << 64 | low for high, low in columns.keys.tolist()]
     return list(zip(columns.kinds.tolist(), keys, columns.times_ms.tolist(), columns.memory_offsets.tolist(), offsets, strict=True))
 
