@@ -194,10 +194,11 @@ class PartitionJoin:
         return taken
 
     def _check(self, offsets: Ints) -> None:
+        if offsets[0] >= self.next_offset and (len(offsets) == 1 or (offsets[1:] > offsets[:-1]).all()):
+            return
         least = np.concatenate([[self.next_offset], offsets[:-1] + 1])
-        if (early := offsets < least).any():
-            offset, next_offset = (numbers[early][0] for numbers in (offsets, least))
-            raise ValueError(f"partition {self.partition}: offset {offset} was applied before; the next is {next_offset} or later")
+        at = np.argmax(offsets < least)
+        raise ValueError(f"partition {self.partition}: offset {offsets[at]} was applied before; the next is {least[at]} or later")
 
     def _apply_decision(self, offset: int, record: Record, value: bytes) -> None:
         decision = record.decision
