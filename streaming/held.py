@@ -4,13 +4,16 @@ Knows nothing of watermarks or of what counts. Records as they were logged, beca
 times their memory and the garbage collector's time.
 """
 
-import struct
+from collections.abc import Sequence
 from hashlib import blake2b
 
+import numpy as np
+
+from streaming.columns import Ints
 from streaming.due_dates import Key
 
-HEAD = struct.Struct("<BqBq")
-"""What a message begins with: fields 1 and 2, sfixed64; tag 0x09 and memory_offset, tag 0x11 and offset."""
+_HEAD = np.dtype([("tag_1", "u1"), ("memory_offset", "<i8"), ("tag_2", "u1"), ("offset", "<i8"), ("tag_3", "u1"), ("length", "u1", 4)])
+"""What a message begins with: fields 1 and 2, sfixed64, and what stands before field 3, whose length always takes four bytes."""
 _DIGITS = frozenset("0123456789abcdef")
 Told = bytes | list[bytes]
 """The record of an open decision; with the records of what was said of it behind, where there are."""
@@ -41,25 +44,38 @@ def events_in(told: Told) -> list[bytes]:
     return [] if isinstance(told, bytes) else told[1:]
 
 
-def message_of(told: Told, memory_offset: int, offset: int) -> list[bytes]:
-    """The pieces of the message."""
-    decision = decision_in(told)
-    head = HEAD.pack(0x09, memory_offset, 0x11, offset) + _frame(_DECISION_FRAMES, len(decision))
-    return [head, decision, *[_frame(_EVENT_FRAMES, len(event)) + event for event in events_in(told)]]
+def messages_of(all_told: Sequence[Told], memory_offsets: Ints, offsets: Ints) -> tuple[list[bytes], list[int]]:
+    """The pieces of their messages, and how long each message is."""
+    heads = np.empty(len(all_told), _HEAD)
+    heads["tag_1"], heads["tag_2"], heads["tag_3"] = 0x09, 0x11, 0x1A
+    heads["memory_offset"], heads["offset"] = memory_offsets, offsets
+    lengths = np.fromiter(map(len, map(decision_in, all_told)), np.int64, len(all_told))
+    heads["length"] = lengths[:, None] >> (0, 7, 14, 21) & 0x7F | (0x80, 0x80, 0x80, 0)
+    text, size = heads.tobytes(), _HEAD.itemsize
+    pieces, sizes = list[bytes](), (lengths + size).tolist()
+    for number, told in enumerate(all_told):
+        pieces.append(text[number * size : (number + 1) * size])
+        if isinstance(told, bytes):
+            pieces.append(told)
+        else:
+            said = [_frame(len(event)) + event for event in told[1:]]
+            pieces += [told[0], *said]
+            sizes[number] += sum(map(len, said))
+    return pieces, sizes
 
 
 def told_of(message: bytes) -> Told:
     """What a message was made of."""
-    told, end = [], HEAD.size
+    told, end = [], _HEAD.itemsize - 5  # from tag_3 on, all is records
     while end < len(message):
         begin, end = _field(message, end)
         told.append(message[begin:end])
     return told if len(told) > 1 else told[0]
 
 
-def _frame(frames: tuple[bytes, ...], length: int) -> bytes:
-    """What stands before a field of `length` bytes."""
-    return frames[length] if length < len(frames) else frames[0][:1] + _varint(length)
+def _frame(length: int) -> bytes:
+    """What stands before an event of `length` bytes."""
+    return _FRAMES[length] if length < len(_FRAMES) else b"\x22" + _varint(length)
 
 
 def _field(message: bytes, at: int) -> tuple[int, int]:
@@ -79,5 +95,5 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-_DECISION_FRAMES, _EVENT_FRAMES = (tuple(bytes([tag]) + _varint(length) for length in range(2048)) for tag in (0x1A, 0x22))
-"""What stands before fields 3 and 4, by length, of nearly all lengths that there are."""
+_FRAMES = tuple(b"\x22" + _varint(length) for length in range(2048))
+"""By length, of nearly all lengths that there are."""

@@ -7,11 +7,12 @@ import struct
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from streaming.books import Ledger, Quarantined
 from streaming.events import decision_id_of, decode
-from streaming.held import decision_in, key_of, message_of, told_of
+from streaming.held import decision_in, key_of, messages_of, told_of
 from streaming.partition_join import FATES, PartitionJoin, Waiting
 from streaming.proto.joiner_pb2 import (
     ExampleState,
@@ -72,14 +73,8 @@ def _pieces(snapshot: bytes, begin: int, sizes: Sequence[int]) -> Iterator[bytes
 def _write_partition(join: PartitionJoin, state: PartitionState) -> list[bytes]:
     """In place, because protobuf copies whole messages when it is handed finished ones. Comes back: what is held, in pieces."""
     state.next_offset, state.watermark_ms = join.next_offset, join.watermark_ms
-    held: list[bytes] = []
-    sizes: list[int] = []
     slots = join.table.open_slots()
-    offsets = join.table.offsets(slots)
-    for slot, memory_offset, offset in zip(slots, offsets.memory.tolist(), offsets.own.tolist(), strict=True):
-        pieces = message_of(join.told[slot], memory_offset, offset)
-        held += pieces
-        sizes.append(sum(map(len, pieces)))
+    held, sizes = messages_of([join.told[slot] for slot in slots], *join.table.offsets(slots))
     state.open_sizes.extend(sizes)
     for gone_as, fate in FATES.items():
         keys, forgotten_ms = join.table.gone(gone_as)
@@ -89,8 +84,11 @@ def _write_partition(join: PartitionJoin, state: PartitionState) -> list[bytes]:
         state.waiting.add(offset=event.offset, record=event.record)
     untaken = [example for bucket in join.buckets.values() for example in bucket.examples]
     alike: dict[tuple[int, int, int], bytes] = {}
-    for example in sorted(untaken, key=lambda example: example.offset):
-        _write_example(example, state.untaken.add(), alike)
+    untaken.sort(key=lambda example: example.offset)
+    memory_offsets, offsets = (np.array([getattr(example, name) for example in untaken], np.int64) for name in ("memory_offset", "offset"))
+    pieces, _ = messages_of([example.record for example in untaken], memory_offsets, offsets)
+    for example, head, record in zip(untaken, pieces[::2], pieces[1::2], strict=True):
+        _write_example(example, head + record, state.untaken.add(), alike)
     return held
 
 
@@ -131,10 +129,9 @@ def _wait(join: PartitionJoin, offset: int, value: bytes) -> None:
     join.wait(key_of(decision_id_of(spoken.decision_token)), Waiting(offset, expires_ms, kind, value))
 
 
-def _write_example(example: Example, state: ExampleState, alike: dict[tuple[int, int, int], bytes]) -> None:
+def _write_example(example: Example, held: bytes, state: ExampleState, alike: dict[tuple[int, int, int], bytes]) -> None:
     """`alike`: what was earned, written, by the very objects that say it; most are those of many Examples."""
-    state.held = b"".join(message_of(example.record, example.memory_offset, example.offset))
-    state.own = example.own
+    state.held, state.own = held, example.own
     which = id(example.shown), id(example.rewards), id(example.feedback)
     if which not in alike:
         earned = ExampleState()

@@ -1,5 +1,6 @@
 """What a joiner's state is made of: open decisions as bytes, and due dates."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +8,7 @@ from joins import CONFIG, M, T, decision, said, shown, tick
 
 from streaming.due_dates import NEVER_MS, DueDates
 from streaming.events import encode
-from streaming.held import key_of, message_of, told_of, with_event
+from streaming.held import key_of, messages_of, told_of, with_event
 from streaming.joiner import Joiner
 from streaming.log import LogRecord
 from streaming.proto.joiner_pb2 import Held
@@ -21,7 +22,9 @@ def test_what_is_held_is_the_message_it_says_it_is(memory_offset, offset, length
     open_decision = encode(decision(), T)
     for value in logged:
         open_decision = with_event(open_decision, value)
-    text = b"".join(message_of(open_decision, memory_offset, offset))
+    pieces, sizes = messages_of([open_decision, open_decision], np.array([0, memory_offset]), np.array([1, offset]))
+    text = b"".join(pieces)[sizes[0] :]
+    assert len(text) == sizes[1]
     message = Held.FromString(text)
     assert (message.memory_offset, message.offset, message.decision.decision) == (memory_offset, offset, decision())
     assert [encode(record.event, record.append_time_ms) for record in message.events] == logged
