@@ -70,7 +70,7 @@ def read_all(text: Bytes, ends: Ints, own: Bytes, taught: Bytes, future_ms: int,
     one = np.zeros(ALL_COLUMNS, np.int64)
     for row in range(len(ends)):
         end = ends[row]
-        kind = _record(text, begin, end, one)
+        kind = _record(text, begin, end, one, False)
         begin = end
         if kind in (EXPOSURE, FEEDBACK):
             at, length = one[Of.TOKEN], one[Of.TOKEN_LENGTH]
@@ -100,10 +100,10 @@ def read_closed(text: Bytes, ends: Ints, counts: Ints, window_ms: int, decisions
     one, event = np.zeros(ALL_COLUMNS, np.int64), np.zeros(ALL_COLUMNS, np.int64)
     for row in range(len(counts)):
         end = ends[piece]
-        needs = SPOKEN_OF if _record(text, begin, end, one) == OWN else ODD
+        needs = SPOKEN_OF if _record(text, begin, end, one, True) == OWN else ODD
         for number in range(counts[row]):
             begin, end = end, ends[piece + 1 + number]
-            kind = _record(text, begin, end, event)
+            kind = _record(text, begin, end, event, True)
             if kind not in (EXPOSURE, FEEDBACK):
                 needs = ODD
             if needs == SPOKEN_OF:
@@ -145,15 +145,15 @@ def _needs(events: Ints) -> int:
 
 
 @compiled
-def _record(text: Bytes, begin: int, end: int, one: Ints) -> int:
-    """Its kind; whose a decision is, is not looked at."""
+def _record(text: Bytes, begin: int, end: int, one: Ints, known: bool) -> int:
+    """Its kind; whose a decision is, is not looked at. `known`: that it was read before, so that its texts are UTF-8."""
     at = _tag(text, _tag(text, begin, end, 0x08), end, 1)  # the schema
     one[Of.APPEND_MS], at = _varint(text, _tag(text, at, end, 0x10), end)
     tag, at = _rest(text, at, end)
     if tag == 0x1A:
-        return OWN if _decision(text, at, end, one) else OTHER
+        return OWN if _decision(text, at, end, one, known) else OTHER
     if tag == 0x22:
-        return _event(text, at, end, one)
+        return _event(text, at, end, one, known)
     if tag == 0x2A:
         one[Of.TIME_MS], at = _varint(text, _tag(text, at, end, 0x08), end)
         return TICK if at == end else OTHER
@@ -161,36 +161,36 @@ def _record(text: Bytes, begin: int, end: int, one: Ints) -> int:
 
 
 @compiled
-def _event(text: Bytes, at: int, end: int, one: Ints) -> int:
-    one[Of.ID], one[Of.ID_LENGTH], at = _text(text, _tag(text, at, end, 0x0A), end)
-    one[Of.USER], one[Of.USER_LENGTH], at = _text(text, _tag(text, at, end, 0x12), end)
+def _event(text: Bytes, at: int, end: int, one: Ints, known: bool) -> int:
+    one[Of.ID], one[Of.ID_LENGTH], at = _text(text, _tag(text, at, end, 0x0A), end, known)
+    one[Of.USER], one[Of.USER_LENGTH], at = _text(text, _tag(text, at, end, 0x12), end, known)
     one[Of.TIME_MS], at = _varint(text, _tag(text, at, end, 0x18), end)
     tag, at = _rest(text, at, end)
     if tag == 0x32:
-        return INTERACTION if _is_interaction(text, at, end) else OTHER
-    one[Of.TOKEN], one[Of.TOKEN_LENGTH], at = _text(text, _tag(text, at, end, 0x0A), end)
+        return INTERACTION if _is_interaction(text, at, end, known) else OTHER
+    one[Of.TOKEN], one[Of.TOKEN_LENGTH], at = _text(text, _tag(text, at, end, 0x0A), end, known)
     if tag == 0x22:
-        return EXPOSURE if _exposure(text, at, end, one) else OTHER
+        return EXPOSURE if _exposure(text, at, end, one, known) else OTHER
     if tag == 0x2A:
-        return FEEDBACK if _feedback(text, at, end, one) else OTHER
+        return FEEDBACK if _feedback(text, at, end, one, known) else OTHER
     return OTHER
 
 
 @compiled
-def _exposure(text: Bytes, at: int, end: int, one: Ints) -> bool:
+def _exposure(text: Bytes, at: int, end: int, one: Ints, known: bool) -> bool:
     """What stands behind its token."""
     one[Of.SLOTS] = one[Of.SAID] = at
     one[Of.NUM_MARKS] = one[Of.SAID_LENGTH] = one[Of.VALUE] = 0
     one[Of.LAST_SLOT] = -1
     if 0 <= at < end:
-        one[Of.SLOTS], one[Of.NUM_MARKS], at = _text(text, _tag(text, at, end, 0x12), end)
+        one[Of.SLOTS], one[Of.NUM_MARKS], at = _text(text, _tag(text, at, end, 0x12), end, known)
         for place in range(one[Of.NUM_MARKS]):
             one[Of.LAST_SLOT] = max(one[Of.LAST_SLOT], np.int64(text[one[Of.SLOTS] + place]))
     return at == end and one[Of.LAST_SLOT] < 0x80  # of a byte each
 
 
 @compiled
-def _feedback(text: Bytes, at: int, end: int, one: Ints) -> bool:
+def _feedback(text: Bytes, at: int, end: int, one: Ints, known: bool) -> bool:
     """What stands behind its token; what is 0 or empty is left out."""
     one[Of.SLOTS] = one[Of.SAID] = at
     one[Of.NUM_MARKS] = one[Of.SAID_LENGTH] = one[Of.VALUE] = 0
@@ -200,7 +200,7 @@ def _feedback(text: Bytes, at: int, end: int, one: Ints) -> bool:
         if one[Of.LAST_SLOT] >= 1 << 32 or one[Of.LAST_SLOT] < 0:
             return False
     if at >= 0 and at < end and text[at] == 0x1A:
-        one[Of.SAID], one[Of.SAID_LENGTH], at = _text(text, at + 1, end)
+        one[Of.SAID], one[Of.SAID_LENGTH], at = _text(text, at + 1, end, known)
     if at >= 0 and at + 9 == end and text[at] == 0x21:
         one[Of.VALUE] = _fixed(text, at + 1)
         at = end
@@ -213,7 +213,7 @@ _REPEATED = np.isin(np.arange(len(_FORMS)), (7, 13, 14, 15, 16))
 
 
 @compiled
-def _decision(text: Bytes, at: int, end: int, one: Ints) -> bool:  # noqa: PLR0912 - one loop over all fields
+def _decision(text: Bytes, at: int, end: int, one: Ints, known: bool) -> bool:  # noqa: PLR0912 - one loop over all fields
     one[Of.ID_LENGTH] = one[Of.USER_LENGTH] = one[Of.TIME_MS] = one[Of.TOKEN_LENGTH] = one[Of.VARIANT_LENGTH] = 0
     one[Of.NUM_SLOTS] = one[Of.MEMORY_OFFSET] = 0
     before = 0
@@ -235,7 +235,7 @@ def _decision(text: Bytes, at: int, end: int, one: Ints) -> bool:  # noqa: PLR09
         elif tag & 7 != 2:
             return False
         elif form == ord("t"):
-            begin, length, at = _text(text, at, end)
+            begin, length, at = _text(text, at, end, known)
             if field == 1:
                 one[Of.ID], one[Of.ID_LENGTH] = begin, length
             elif field == 2:
@@ -250,25 +250,25 @@ def _decision(text: Bytes, at: int, end: int, one: Ints) -> bool:  # noqa: PLR09
             length, at = _varint(text, at, end)
             if at < 0 or length < 0 or length > end - at:
                 return False
-            if length % 8 if form == ord("p") else _behind_texts(text, at, at + length) != at + length:
+            if length % 8 if form == ord("p") else _behind_texts(text, at, at + length, known) != at + length:
                 return False
             at += length
     return at == end
 
 
 @compiled
-def _is_interaction(text: Bytes, at: int, end: int) -> bool:
+def _is_interaction(text: Bytes, at: int, end: int, known: bool) -> bool:
     """Whether this is two texts and a double, or less."""
-    at = _behind_texts(text, at, end)
+    at = _behind_texts(text, at, end, known)
     return at == end or (at + 9 == end and text[at] == 0x19)
 
 
 @compiled
-def _behind_texts(text: Bytes, at: int, end: int) -> int:
+def _behind_texts(text: Bytes, at: int, end: int, known: bool) -> int:
     """What is behind the texts that fields 1 and 2 are, where they are there."""
     for tag in (0x0A, 0x12):
         if 0 <= at < end and text[at] == tag:
-            _, _, at = _text(text, at + 1, end)
+            _, _, at = _text(text, at + 1, end, known)
     return at
 
 
@@ -304,11 +304,13 @@ def _varint(text: Bytes, at: int, end: int) -> tuple[int, int]:
 
 
 @compiled
-def _text(text: Bytes, at: int, end: int) -> tuple[int, int, int]:
-    """Where a text begins, its length, and what is behind it."""
+def _text(text: Bytes, at: int, end: int, known: bool) -> tuple[int, int, int]:
+    """Where a text begins, its length, and what is behind it; to see that it is UTF-8 takes as long as all else."""
     length, at = _varint(text, at, end)
     if at < 0 or length < 0 or length > end - at:
         return 0, 0, -1
+    if known:
+        return at, length, at + length
     bits = np.uint8(0)
     for place in range(at, at + length):
         bits |= text[place]
