@@ -72,9 +72,7 @@ data = typer.Typer(help="Public logs in, archives and catalogues out.", no_args_
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 app.add_typer(log_commands, name="log")
-app.command()(simulate)
 app.add_typer(verify, name="verify")
-app.command()(rollback)
 
 LOG = logging.getLogger("recsys")
 REFUSALS = (ValueError, BadArtifact, FileNotFoundError, FileExistsError, NotADirectoryError, StateBusy, PolarsError)
@@ -86,6 +84,21 @@ ADDRESS = 'server.address="127.0.0.1:50051"'
 """Where `recsys serve` listens unless told otherwise."""
 
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the configuration and stop.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("recsys"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -237,6 +250,10 @@ def replay(
         LOG.warning("nothing was learned: no decision in the archive was shown; %d interactions are context", done.books["interactions"])
     if as_json:
         typer.echo(json.dumps(asdict(done) | about(seed)))
+
+
+app.command()(rollback)
+app.command()(simulate)
 
 
 @data.command("import")

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +108,11 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     assert [name for name in ("loop", "serve", "learn", "replay", "data", "bench") if name not in done.stdout] == []
     assert done.stderr == ""
+
+
+def test_version_is_that_of_the_package(run: Forker) -> None:
+    done = run("--version")
+    assert (done.status, done.output, done.errors) == (0, f"{version('recsys')}\n", "")
 
 
 def test_a_loop_prints_what_the_contract_says(toy: dict[str, Any]) -> None:
