@@ -29,6 +29,27 @@ _Earned = tuple[tuple[int, ...], tuple[float, ...], tuple[KindsAndValues, ...]]
 """Slots, rewards and feedback of an Example."""
 
 
+class Closed:
+    """Decisions that closed and are still to be decided."""
+
+    def __init__(self) -> None:
+        self._told: list[Told] = []
+        self._offsets: list[Offsets] = []
+
+    def add(self, told: Sequence[Told], offsets: Offsets) -> None:
+        """Some more, behind the others."""
+        self._told += told
+        self._offsets.append(offsets)
+
+    def taken(self, at_once: int) -> Iterator[tuple[list[Told], Offsets]]:
+        """All of them, so many at a time; none stays."""
+        told, columns = self._told, [np.concatenate(column) for column in zip(*self._offsets, strict=True)]
+        self._told, self._offsets = [], []
+        for begin in range(0, len(told), at_once):
+            some = slice(begin, begin + at_once)
+            yield told[some], Offsets(*(column[some] for column in columns))
+
+
 class Closing:
     """How the decisions of a partition close."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.books import REUSED, Ledger, Quarantined, Tally
-from streaming.closing import Closing
+from streaming.closing import Closed, Closing
 from streaming.columns import Ints, Records
 from streaming.due_dates import NEVER_MS, DueDates, Key
 from streaming.events import IMPORTED, Control, Decision, Event, Record, UnreadableRecord, decision_id_of, kind_and_record
@@ -88,8 +88,8 @@ class PartitionJoin:
         self.waiting: dict[Key, list[Waiting]] = {}
         self.buckets: dict[int, Bucket] = {}
         self._orphaning = DueDates()
-        self._closed: dict[bool, tuple[list[Told], list[int]]] = {True: ([], []), False: ([], [])}
-        """Those that closed, own or not, and their slots; still to be decided, all of one poll at once."""
+        self._closed = {True: Closed(), False: Closed()}
+        """Own or not; all of one poll are decided at once."""
         self._controls: list[Asked] = []
         self._closing = Closing(partition, config.window_ms, rule_named(config.reward))
 
@@ -338,25 +338,23 @@ class PartitionJoin:
         """Put aside what closed. What it comes to is decided at the end of the poll."""
         own = self.table.states(slots) == GONE_LATE
         told = self.told
-        for mine, (closed, slots_of) in self._closed.items():
-            some = slots[own == mine].tolist()
-            closed.extend([told[slot] for slot in some])
-            slots_of.extend(some)
+        for mine, closed in self._closed.items():
+            some = slots[own == mine]
+            if len(some):
+                closed.add([told[slot] for slot in some.tolist()], self.table.offsets(some))
         for slot in slots.tolist():
             told[slot] = b""
 
     def _decide(self) -> None:
         """What the decisions come to that closed in this poll."""
-        for own, (closed, slots) in self._closed.items():
-            for begin in range(0, len(closed), MANY):
-                tally, some = Tally(), slice(begin, begin + MANY)
-                close = self._closing.many if len(closed[some]) > FEW else self._closing.few
-                self.keep(close(closed[some], self.table.offsets(slots[some]), tally, own=own))
+        for own, closed in self._closed.items():
+            for told, offsets in closed.taken(MANY):
+                tally = Tally()
+                close = self._closing.many if len(told) > FEW else self._closing.few
+                self.keep(close(told, offsets, tally, own=own))
                 self.ledger.close(tally, own=own)
                 for kind, num in tally.num_told().items():
                     self.num_held[kind] -= num
-            closed.clear()
-            slots.clear()
 
     def _give_up(self, told: Told, *, own: bool) -> None:
         """Write an open decision into the books of which nobody will know what became of it."""

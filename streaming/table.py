@@ -200,8 +200,8 @@ class Table:
         a.numbers[[At.CLOSING, At.OPEN, At.TAUGHT]] = 0
         return slots
 
-    def offsets(self, slots: Sequence[int]) -> Offsets:
-        """Of decisions that are open, or were and were not forgotten since."""
+    def offsets(self, slots: Sequence[int] | NDArray[np.int32]) -> Offsets:
+        """Of decisions that are open, or closed with the last record."""
         return Offsets(self._arrays.memory_offset[slots], self._arrays.offset[slots])
 
     def gone(self, state: int) -> tuple[Words, Ints]:

@@ -16,6 +16,13 @@ from streaming.proto.joiner_pb2 import Held
 offsets = st.integers(0, 2**62)
 
 
+def joined(values, at_once):
+    joiner = Joiner(CONFIG, 1)
+    for begin in range(0, len(values), at_once):
+        joiner.apply(0, [LogRecord(0, begin + at, b"", value) for at, value in enumerate(values[begin : begin + at_once])])
+    return joiner
+
+
 @given(offsets, offsets, st.lists(st.integers(0, 9000), max_size=5))
 def test_what_is_held_is_the_message_it_says_it_is(memory_offset, offset, lengths):
     logged = [encode(said(event_id="x" * length), T) for length in lengths]
@@ -37,15 +44,23 @@ def test_an_example_says_where_it_stands_and_as_of_where_it_needs_memory(at_once
     names = [f"{number:032x}" for number in range(10)]
     bodies = [body for number, name in enumerate(names) for body in (decision(name, memory_offset=number - 5), shown(0, name=name))]
     values = [encode(body, T + 10 * M) for body in (*bodies, tick(T + 10 * M))]
-    joiner = Joiner(CONFIG, 1)
-    for begin in range(0, len(values), at_once):
-        joiner.apply(0, [LogRecord(0, begin + at, b"", value) for at, value in enumerate(values[begin : begin + at_once])])
+    joiner = joined(values, at_once)
     if restored:
         joiner = Joiner.restore(CONFIG, joiner.snapshot())
     examples = joiner.take_bucket().examples
     assert [example.decision for example in examples] == bodies[::2]
     assert [example.offset for example in examples] == list(range(0, 20, 2))
     assert [example.memory_offset for example in examples] == [0, 2, 4, 6, 8, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_an_id_used_again_once_it_is_forgotten_is_another_decision_in_whatever_polls(at_once):
+    name = "a" * 32
+    bodies = [decision(name, memory_offset=7), shown(0, name=name), tick(T + 10 * M)]
+    bodies += [decision(name, t=T + 10 * M, memory_offset=2), shown(1, name=name, t=T + 10 * M), tick(T + 20 * M)]
+    joiner = joined([encode(body, body.event_time_ms) for body in bodies], at_once)
+    examples = [example for _ in range(2) for example in joiner.take_bucket().examples]
+    assert [(example.offset, example.memory_offset, example.shown) for example in examples] == [(0, 7, (0,)), (3, 2, (1,))]
 
 
 @given(st.text(max_size=40), st.text("0123456789abcdef", min_size=32, max_size=32))
