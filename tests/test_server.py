@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -211,6 +212,7 @@ def test_a_call_whose_deadline_passed_is_not_worked_on(tmp_path: Path) -> None:
         assert policy.entered.acquire(timeout=20)
         code, _ = refused(lambda: live.stub.Recommend(RecommendRequest(user_id="bob"), timeout=0.1))
         assert code == grpc.StatusCode.DEADLINE_EXCEEDED
+        threading.Event().wait(0.5)  # the one worker is taken, so nothing can be asked that comes behind this news
         policy.may_answer.set()
         assert first.result(timeout=20).slots
         live.ask("cem")
@@ -227,6 +229,7 @@ def test_calls_that_wait_for_a_slate_are_answered_together_but_for_those_given_u
         late = live.stub.Recommend.future(RecommendRequest(user_id="eve"), timeout=0.2)
         bad = live.stub.Recommend.future(RecommendRequest(user_id="fay", slate_size=101))
         assert [bad.code(), late.code()] == [INVALID, grpc.StatusCode.DEADLINE_EXCEEDED]
+        live.stub.GetStatus(GetStatusRequest())  # behind the news that eve gave up, on the same connection
         policy.may_answer.set()
         assert all(call.result(timeout=20).slots for call in [first, *waiting])
         assert sorted(decision.user_id for decision in live.parts.decisions()) == ["ann", "bob", "cem", "dot"]
