@@ -35,8 +35,8 @@ def finished(state_dir: Path, minutes: int, seed: int = 0, settings: Sequence[st
     return loop
 
 
-def learned(config: Config, log: EventLog, items_log: EventLog, state_dir: Path, seed: int = 0) -> str:
-    """The digest of the weights that a learner makes of these logs."""
+def caught_up(config: Config, log: EventLog, items_log: EventLog, state_dir: Path, seed: int = 0) -> Learner:
+    """A learner that has learned all of these logs, and is closed."""
     learner = Learner(
         config.learner,
         config.model,
@@ -50,7 +50,12 @@ def learned(config: Config, log: EventLog, items_log: EventLog, state_dir: Path,
     )
     learner.catch_up()
     learner.close()
-    digest = learner.weights_digest()
+    return learner
+
+
+def learned(config: Config, log: EventLog, items_log: EventLog, state_dir: Path, seed: int = 0) -> str:
+    """The digest of the weights that a learner makes of these logs."""
+    digest = caught_up(config, log, items_log, state_dir, seed).weights_digest()
     assert digest is not None
     return digest
 

@@ -13,17 +13,15 @@ from pathlib import Path
 
 from recsys import publisher
 from recsys.client import Client, Unreachable
-from recsys.config import Config, behavior_digest, with_settings
+from recsys.config import Config, with_settings
 from recsys.durable import numbered
 from recsys.learner import Learner
 from recsys.presets import tiny
-from recsys.trainer import Seeds
 from streaming.address import ITEMS_SUFFIX, open_log
-from streaming.clock import ManualClock
 from streaming.events import Event, Feedback, Item, Record, decode
 from streaming.log import EventLog
 from streaming.proto.recommender_pb2 import RecommendRequest, RecommendResponse
-from tests.runs import started
+from tests.runs import caught_up, started
 
 BUCKET_S = 1.0
 SETTINGS = [
@@ -73,17 +71,8 @@ class Story:
 
     def learner(self, state_dir: Path) -> Learner:
         """A learner in this process over the log as it is in the end, caught up."""
-        config, (log, items_log) = self.config, self.logs()
-        seeds = Seeds(behavior_digest(config), 0)
-        learner = Learner(
-            *(config.learner, config.model, config.join, config.memory, seeds),
-            clock=ManualClock(0),
-            log=log,
-            items_log=items_log,
-            state_dir=state_dir,
-        )
-        learner.catch_up()
-        learner.close()
+        log, items_log = self.logs()
+        learner = caught_up(self.config, log, items_log, state_dir)
         log.close()
         items_log.close()
         return learner
