@@ -3,14 +3,21 @@
 import os
 from collections.abc import Iterator
 
+import faiss  # noqa: F401  it and scipy bring pools of threads of their own
 import pytest
+import scipy.linalg  # noqa: F401
 import torch
+from threadpoolctl import threadpool_limits
 
 from tests.broker import HOW_TO_GET_ONE, Broker, running_broker
 
+LONGEST = ("test_processes", "test_verify_crash")
 NO_BROKER = "no Kafka broker (the last line says how to get one)"
 
-torch.set_num_threads(1)  # as every command does: sums in one order, so the same bytes whatever ran before
+# As every command does: sums in one order, so the same bytes whatever ran before. And the pools of two processes on two cores wait for each
+# other: eigenvectors of 512 dimensions take 3.4 s in place of .1.
+torch.set_num_threads(1)
+threadpool_limits(1)
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +29,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
                 pytest.fail(f"CI=true and no Kafka broker: {HOW_TO_GET_ONE}", pytrace=False)
             pytest.skip(NO_BROKER)
         yield found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end of a run with several processes all but one would wait for them."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

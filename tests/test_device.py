@@ -17,6 +17,7 @@ from models.generate import WAYS
 from models.next_item import FitConfig, fit, right_aligned, weigh
 from models.next_item_decoder import NextItemDecoder, fit_slates, settle
 from models.objective import ObjectiveConfig, objective
+from recsys.bench.rank import RankConfig
 from recsys.bench.update import Minute, learned, prepared
 from recsys.presets import configured
 from recsys.trainer import Trainer
@@ -128,3 +129,13 @@ def test_a_device_that_is_not_here_or_not_known_is_refused_in_words() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"device.name is 'cuda', but torch .* finds no GPU here; it must be cpu"):
             prepared(config, Minute(decisions=1, catalogue=10, history=2, slots=2), 0)
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [("avx2", torch.float32), ("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16)])
+def test_products_are_of_bfloat16_where_there_are_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, capability: str, chosen: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": False} | {capability: True})
+    assert RankConfig().product_dtype == chosen
+    assert RankConfig(device=Device(name="cuda")).product_dtype == torch.bfloat16
+    assert RankConfig(dtype="float32").product_dtype == torch.float32

@@ -111,7 +111,7 @@ def test_the_command_prints_what_programs_rely_on(
     [
         (["--protocol", "random"], "--protocol is 'random'; it must be leave-one-out"),
         (["--models", "decoder,magic"], "--models has 'magic'; it must be of decoder, sasrec, sasrec-trunk"),
-        (["--set", "dtype=int8"], "dtype is 'int8'; it must be one of float32, bfloat16"),
+        (["--set", "dtype=int8"], "dtype is 'int8'; it must be one of auto, float32, bfloat16"),
         (["--levels", "9"], "levels is 9; it must be 1..4"),
     ],
 )

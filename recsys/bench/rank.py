@@ -34,6 +34,7 @@ VALIDATED = 5_000
 WEIGHED = 25_000
 """Users on whose validation items a trained model is weighed, at most."""
 COLD_EVENTS = 5
+AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -49,19 +50,24 @@ class RankConfig:
     content_dim: int = 192
     fit: FitConfig = field(default_factory=FitConfig)
     sasrec: SasrecConfig = field(default_factory=SasrecConfig)
-    dtype: str = "bfloat16"
-    """Of the products over the whole catalogue while training."""
+    dtype: str = AUTO
+    """Of the products over the whole catalogue while training; auto: bfloat16 where the device has instructions for it, else float32."""
     device: Device = field(default_factory=Device)
     """Where training is; what is reported of a trained model is computed on the CPU."""
     held_out: float = 0.05
     """Share of the items that the cold test keeps out of training altogether."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
+        if self.dtype not in (AUTO, *DTYPES):
+            raise ValueError(f"dtype is {self.dtype!r}; it must be one of {', '.join((AUTO, *DTYPES))}")
         for name, low, high in (("levels", 1, 4), ("codes", 2, 65_536), ("content_dim", 8, 4096), ("held_out", 0, 0.5)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {low}..{high}")
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """What `dtype` is on this machine."""
+        return DTYPES[self.dtype] if self.dtype != AUTO else torch.bfloat16 if self.device.has_bfloat16() else torch.float32
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def decoder_maker(config: RankConfig, kind: type[Decoder] = Decoder) -> Maker:
         torch.manual_seed(seed)
         codes = [len(centroids) for centroids in tokenizer.centroids]
         decoder = kind(config.decoder, codes=codes, content_RC=torch.from_numpy(task.content_RC), num_kinds=NUM_KINDS)
-        return NextItemDecoder.of(decoder, tokenizer, task.successors(), DTYPES[config.dtype])
+        return NextItemDecoder.of(decoder, tokenizer, task.successors(), config.product_dtype)
 
     return made
 
@@ -111,7 +117,7 @@ def sasrec_maker(config: RankConfig) -> Maker:
 
     def made(task: Task, seed: int) -> Sasrec:
         torch.manual_seed(seed)
-        return Sasrec(config.sasrec, task.split.num_rows, DTYPES[config.dtype])
+        return Sasrec(config.sasrec, task.split.num_rows, config.product_dtype)
 
     return made
 
@@ -169,7 +175,8 @@ def bench_rank(
         for name, maker in makers.items():
             model, took = trained(maker, task, config, seed)
             report(name, seed, scores_of(model), took)
-    return {"rows": rows, "cold": cold, "targets": len(task.split.test), "items": len(items), "config": asdict(config)}
+    used = asdict(config) | {"dtype": str(config.product_dtype).removeprefix("torch.")}
+    return {"rows": rows, "cold": cold, "targets": len(task.split.test), "items": len(items), "config": used}
 
 
 COUNTING: dict[str, Callable[[Task], Scores]] = {
