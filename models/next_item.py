@@ -41,7 +41,10 @@ class NextItemModel(Protocol):
         """Mean loss over all places whose target is not 0. `item_BL` is right-aligned, 0 in front of shorter ones."""
 
     def weighing_loss(self, item_BL: IntArray, target_B: IntArray) -> Tensor:
-        """Mean loss of what follows the newest items, with all that counts and likeness add, with gradient to `weighing` alone."""
+        """Mean loss, maybe a weighted one, of what follows the newest items, with all that counts and likeness add.
+
+        It has gradient to `weighing` alone.
+        """
 
     def weighing(self) -> Sequence[nn.Parameter]:
         """The few numbers that weigh what was learned against what is only counted or alike; none where there is only one source."""

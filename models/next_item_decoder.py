@@ -28,6 +28,10 @@ from models.walk import Asked, Rule
 
 NUM_KINDS = ACT + 1
 """Blank, shown, and the one kind that a sequence has: the user did something with the item."""
+COLD = 3.0
+"""How much more a target counts in the weighing that nothing is known to come before: what is rare is most of what is not known yet."""
+LOUD_AT_FIRST = 0.2
+"""Where its weighing begins (models/silence.py): from 0 on it may as well end below, where all likeness speaks against what is known."""
 SLATES_AT_ONCE = 64
 AT_ONCE, NUMBERS_AT_ONCE = 64, 6 << 20
 """Requests whose whole tree is scored at a time, and numbers of their queries: each node of it is asked with one of its own. Larger
@@ -103,12 +107,14 @@ class NextItemDecoder:
         return torch.cat(losses).mean()
 
     def weighing_loss(self, item_BL: IntArray, target_B: IntArray) -> Tensor:
-        """See NextItemModel."""
+        """See NextItemModel. Targets count by how little is known of what they follow: 1 + COLD where it is nothing."""
         with torch.no_grad():
             vectors = self._vectors()
             state_BD = self.decoder.first_states(vectors, context_of(item_BL))
         remembered = Remembered.of(context_of(item_BL), self.trie, self.successors)
-        return -self._scored(vectors).logprobs(state_BD, self._asked(remembered), target_B).mean()
+        logprob_B = self._scored(vectors).logprobs(state_BD, self._asked(remembered), target_B)
+        share_B = torch.as_tensor(1 + COLD * self.successors.unmet(target_B))
+        return -(share_B @ logprob_B) / share_B.sum()
 
     def weighing(self) -> Sequence[nn.Parameter]:
         """See NextItemModel."""
@@ -165,6 +171,7 @@ def settle(model: NextItemDecoder, times_R: IntArray, weighed: Callable[[], floa
     As much as is best once `weighed`, which weighs the model and returns its loss on what it was not trained on: what the sources are
     worth depends on how the items lean. All that this moves begins anew each time, and before what is returned.
     """
+    torch.nn.init.constant_(model.decoder.silence.loud, LOUD_AT_FIRST)
     moved = [*model.decoder.row_parameters(), *model.weighing()]
     own = [parameter.detach().clone() for parameter in moved]
     near, times_N = Neighbours.of(model.decoder, torch.arange(1, len(times_R)), len(times_R)), torch.as_tensor(times_R[1:]).float()

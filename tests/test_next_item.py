@@ -92,8 +92,11 @@ def test_scores_are_log_probabilities_and_the_loss_is_minus_one_of_them(levels: 
     score_BR = model.scores(histories)
     assert np.exp(score_BR[:, 1:]).sum(1) == pytest.approx(np.ones(3), abs=1e-4)
     target_B = np.array([7, 2, 30])
+    share_B = 1 + 3 * model.successors.unmet(target_B)  # what nothing is known to come before counts four times
+    assert len(set(share_B)) > 1
     with torch.no_grad():
-        assert float(model.weighing_loss(histories, target_B)) == pytest.approx(-score_BR[np.arange(3), target_B].mean(), abs=1e-4)
+        expected = -np.average(score_BR[np.arange(3), target_B], weights=share_B)
+        assert float(model.weighing_loss(histories, target_B)) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("levels", [1, 2])
