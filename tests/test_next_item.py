@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from models.decoder import Decoder, DecoderConfig
 from models.next_item import FitConfig, NextItemModel, Windows, fit, right_aligned, weigh
-from models.next_item_decoder import NUM_KINDS, NextItemDecoder, context_of, fit_slates
+from models.next_item_decoder import NUM_KINDS, NextItemDecoder, context_of, fit_slates, settle
 from models.sasrec import Sasrec, SasrecConfig, SasrecTrunk
 from models.successors import SuccessorCounts, sequence_pairs
 from models.tokenizer import Tokenizer, TokenizerConfig
@@ -142,6 +142,19 @@ def test_a_fit_finds_what_is_certain_and_the_same_seed_finds_the_same(name: str)
     assert found[0][0] > 0.95
     assert found[0][1] == found[1][1]
     assert all(torch.equal(one, other) for one, other in zip(found[0][2], found[1][2], strict=True))
+
+
+def test_each_lean_is_weighed_from_the_same_start_and_the_best_is_taken() -> None:
+    model, losses, starts = decoder_model(), iter([3.0, 1.0, 2.0, 2.0]), []
+
+    def weighed() -> float:
+        loud = model.decoder.silence.loud
+        starts.append(loud.item())
+        torch.nn.init.constant_(loud, 5.0)
+        return next(losses)
+
+    assert settle(model, np.ones(model.trie.num_items + 1, np.int64), weighed, kappas=(0, 1, 3, 8)) == 1
+    assert [*starts, model.decoder.silence.loud.item()] == pytest.approx([0.2] * 5)  # above 0: likeness is to speak for what is unknown
 
 
 def test_a_fit_ends_with_the_weights_that_were_best() -> None:
