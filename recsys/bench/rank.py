@@ -67,7 +67,9 @@ class RankConfig:
     @property
     def product_dtype(self) -> torch.dtype:
         """What `dtype` is on this machine."""
-        return DTYPES[self.dtype] if self.dtype != AUTO else torch.bfloat16 if self.device.has_bfloat16() else torch.float32
+        if self.dtype != AUTO:
+            return DTYPES[self.dtype]
+        return torch.bfloat16 if self.device.has_bfloat16() else torch.float32
 
 
 @dataclass(frozen=True)
