@@ -4,6 +4,7 @@ A minute is 1 s here. Knows nothing of what must be shown of it.
 """
 
 import contextlib
+import json
 import subprocess
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from models.artifact import VOCABULARY
 from recsys import publisher
 from recsys.client import Client, Unreachable
 from recsys.config import Config, with_settings
@@ -66,6 +68,9 @@ class Story:
         """How many slates a learned policy made."""
         return sum(answer.variant == "online" and answer.policy_version > 0 for answer in self.answers.values())
 
+    def last_answers(self) -> dict[str, RecommendResponse]:
+        return dict(list(self.answers.items())[-5:])
+
     def logs(self) -> tuple[EventLog, EventLog]:
         return open_log(self.url), open_log(self.url, ITEMS_SUFFIX)
 
@@ -116,6 +121,7 @@ class Stand:
                 self.turn()
             self.look()
             time.sleep(0.03)
+        self.look()
 
     def turn(self) -> None:
         """One user asks, sees and maybe clicks; what a server did not acknowledge is sent to it again."""
@@ -146,6 +152,11 @@ class Stand:
     def version(self, variant: str = "online") -> int:
         published = publisher.current(self.told.state / variant)
         return published.policy_version if published else 0
+
+    def items(self, variant: str) -> int:
+        """How many the published version knows."""
+        published = publisher.current(self.told.state / variant)
+        return len(json.loads((published.directory / VOCABULARY).read_text())) if published else 0
 
     def look(self) -> None:
         """Note what is published; whatever is, a learner can go on from."""

@@ -50,7 +50,7 @@ def _tell(told: Story, stand: Stand) -> None:
     server, learner = stand.serve(), stand.start("learn")
     stand.until(stand.answers, "the server", traffic=False)
     stand.client.upsert([item_of(number) for number in range(40)])
-    stand.until(lambda: stand.version() >= 3, "the third version")
+    stand.until(lambda: stand.version() >= 3 and stand.items("offline") == 40, "the third version, and the frozen variant")
 
     learner.kill()
     learner.wait()
@@ -58,9 +58,10 @@ def _tell(told: Story, stand: Stand) -> None:
     stand.client.upsert([item_of(40), item_of(41), Item(item_id="item-0", retired=True)])
     learner = stand.start("learn")
     stand.until(lambda: stand.version() > killed_at, "a version of the learner's second life")
-    stand.until(lambda: stand.version("offline") >= 2, "the frozen variant with the new items")
+    stand.until(lambda: stand.items("offline") == 42, "the frozen variant with the new items")
 
-    before = dict(list(told.answers.items())[-5:])
+    stand.until(lambda: all(answer.policy_version > 0 for answer in told.last_answers().values()), "five slates of published versions")
+    before = told.last_answers()
     server.kill()
     server.wait()
     server, second = stand.serve(), stand.start("learn")
