@@ -1,9 +1,6 @@
 """Toy runs of the whole loop, for the tests of it: real gRPC, a real log, real updates, world time by hand."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,20 +55,6 @@ def learned(config: Config, log: EventLog, items_log: EventLog, state_dir: Path,
     digest = caught_up(config, log, items_log, state_dir, seed).weights_digest()
     assert digest is not None
     return digest
-
-
-def recsys(*arguments: str, timeout_s: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user does; its standard output and error as text."""
-    command = [sys.executable, "-m", "recsys", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=timeout_s, check=False)
-
-
-def started(*arguments: str) -> subprocess.Popen[str]:
-    """Start the program in the background, its output to be read."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "recsys", *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 def only_object(output: str) -> dict[str, object]:

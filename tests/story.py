@@ -5,7 +5,6 @@ A minute is 1 s here. Knows nothing of what must be shown of it.
 
 import contextlib
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +22,8 @@ from streaming.address import ITEMS_SUFFIX, open_log
 from streaming.events import Event, Feedback, Item, Record, decode
 from streaming.log import EventLog
 from streaming.proto.recommender_pb2 import RecommendRequest, RecommendResponse
-from tests.runs import caught_up, started
+from tests.running import Running, started
+from tests.runs import caught_up
 
 BUCKET_S = 1.0
 SETTINGS = [
@@ -104,13 +104,13 @@ class Stand:
         self.told, self.address, self._running = told, address, running
         self._unsent: list[Event] = []
 
-    def start(self, command: str, *options: str) -> subprocess.Popen[str]:
+    def start(self, command: str, *options: str) -> Running:
         shared = ["--log", self.told.url, "--state", str(self.told.state), "--preset", "tiny"]
         process = started(command, *shared, *options, *(part for setting in SETTINGS for part in ("--set", setting)))
         self._running.callback(_end, process)
         return process
 
-    def serve(self) -> subprocess.Popen[str]:
+    def serve(self) -> Running:
         return self.start("serve", "--address", self.address)
 
     def until(self, happened: Callable[[], bool], what: str, *, traffic: bool = True) -> None:
@@ -188,6 +188,6 @@ def _reaction(answer: RecommendResponse, user_id: str, number: int) -> list[Even
     return events
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: Running) -> None:
     process.kill()
     process.communicate()

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import pytest
@@ -23,69 +23,16 @@ from recsys.options import print_figures
 from recsys.presets import tiny
 from streaming.proto.recommender_pb2 import Degraded, RecommendRequest
 from tests.broker import Broker
-from tests.runs import ROOT, only_object, recsys, started
+from tests.running import Running, recsys, started
+from tests.runs import ROOT, only_object
 
 TOY = ("loop", "--world", "toy", "--preset", "tiny", "--minutes", "4", "--no-mlflow", "--json")
 MOVIELENS = ROOT.parent / "shared" / "data" / "ml_latest_small"
 UNREACHABLE = ("learn", "--log", "kafka://127.0.0.1:1/nobody")
 
 
-class Done(NamedTuple):
-    """A command that ended."""
-
-    status: int
-    output: str
-    errors: str
-    seconds: float
-
-
-class Forker:
-    """Runs commands as processes of their own that need not import everything first: a fork of one that has, for each."""
-
-    PROGRAM = """
-import json, os, sys
-from recsys.cli import main
-from streaming import compiled
-compiled.load()
-for line in sys.stdin:
-    arguments, output, errors = json.loads(line)
-    child = os.fork()
-    if not child:
-        for path, handle in ((output, 1), (errors, 2)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
-        sys.argv = ["recsys", *arguments]
-        main()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        command = [sys.executable, "-c", self.PROGRAM]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def __call__(self, *arguments: str | Path) -> Done:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        output, errors = self._directory / "output", self._directory / "errors"
-        began_s = time.monotonic()
-        self._process.stdin.write(json.dumps([list(map(str, arguments)), str(output), str(errors)]) + "\n")
-        self._process.stdin.flush()
-        status = int(self._process.stdout.readline())
-        return Done(status, output.read_text(), errors.read_text(), time.monotonic() - began_s)
-
-    def close(self) -> None:
-        self._process.communicate()
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
-    forker = Forker(tmp_path_factory.mktemp("forker"))
-    yield forker
-    forker.close()
-
-
 @pytest.fixture(scope="module", autouse=True)
-def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """It waits for its broker while the other tests run."""
     process = started(*UNREACHABLE, "--state", str(tmp_path_factory.mktemp("unreachable") / "state"))
     yield process
@@ -104,15 +51,15 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_help_names_every_command() -> None:
-    done = recsys("--help")
+    done = subprocess.run([sys.executable, "-m", "recsys", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert [name for name in ("loop", "serve", "learn", "replay", "data", "bench") if name not in done.stdout] == []
     assert done.stderr == ""
 
 
-def test_version_is_that_of_the_package(run: Forker) -> None:
-    done = run("--version")
-    assert (done.status, done.output, done.errors) == (0, f"{version('recsys')}\n", "")
+def test_version_is_that_of_the_package() -> None:
+    done = recsys("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{version('recsys')}\n", "")
 
 
 def test_a_loop_prints_what_the_contract_says(toy: dict[str, Any]) -> None:
@@ -147,16 +94,14 @@ def test_a_loop_leaves_its_report(toy: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("log", ["memory:", "kafka"])
-def test_one_seed_gives_the_same_run_on_every_log(
-    toy: dict[str, Any], run: Forker, tmp_path: Path, request: pytest.FixtureRequest, log: str
-) -> None:
+def test_one_seed_gives_the_same_run_on_every_log(toy: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest, log: str) -> None:
     url = log
     if log == "kafka":
         broker: Broker = request.getfixturevalue("broker")
         url = f"kafka://{broker.bootstrap}/cli-{uuid.uuid4().hex}"
-    done = run(*TOY, "--out", tmp_path / "out", "--log", url)
-    assert done.status == 0, done.errors
-    found = only_object(done.output)
+    done = recsys(*TOY, "--out", tmp_path / "out", "--log", url)
+    assert done.returncode == 0, done.stderr
+    found = only_object(done.stdout)
     for name in ("weights_digest", "variants", "gap", "books", "freshness_s", "decisions"):
         now, before = found[name], toy[name]
         if name == "freshness_s":
@@ -165,11 +110,8 @@ def test_one_seed_gives_the_same_run_on_every_log(
 
 
 def test_ctrl_c_stops_a_loop_and_it_reports(tmp_path: Path) -> None:
-    process = started(*TOY, "--minutes", "4000", "--log", "memory:", "--out", str(tmp_path))
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("minute 1/4000"):
-            break
+    process = started(*TOY, "--minutes", "4000", "--log", "memory:", "--out", tmp_path)
+    assert any(line.startswith("minute 1/4000") for line in process.error_lines())
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
@@ -181,12 +123,12 @@ def test_ctrl_c_stops_a_loop_and_it_reports(tmp_path: Path) -> None:
     assert found["books"]["balanced"]
 
 
-def test_print_config_prints_it_and_does_nothing_else(run: Forker, tmp_path: Path) -> None:
+def test_print_config_prints_it_and_does_nothing_else(tmp_path: Path) -> None:
     options = ("--preset", "tiny", "--set", "learner.trainer.lr=1e-3", "--set", "join.window_ms=30000", "--print-config")
     for command in (("loop", "--out", tmp_path / "out"), ("learn", "--log", f"sqlite:///{tmp_path}/log.db", "--state", tmp_path / "state")):
-        done = run(*command, *options)
-        assert (done.status, done.errors) == (0, "")
-        assert done.output.strip() == as_json(with_settings(tiny(), ["learner.trainer.lr=1e-3", "join.window_ms=30000"]))
+        done = recsys(*command, *options)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.strip() == as_json(with_settings(tiny(), ["learner.trainer.lr=1e-3", "join.window_ms=30000"]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,53 +170,53 @@ def test_print_config_prints_it_and_does_nothing_else(run: Forker, tmp_path: Pat
         (("serve", "--log", "memory:", "--state", "x", "--address", "here"), "must be HOST:PORT"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(run: Forker, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_usage_is_one_line_and_status_2(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     out = ("--out", str(tmp_path)) if arguments[0] == "loop" else ()
-    done = run(*arguments, *out)
-    assert (done.status, done.output) == (2, ""), done.errors
-    errors = [line for line in done.errors.splitlines() if line.startswith("recsys: ")]
-    assert len(errors) == 1, done.errors
+    done = recsys(*arguments, *out)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("recsys: ")]
+    assert len(errors) == 1, done.stderr
     assert said in errors[0]
-    assert "Traceback" not in done.errors
+    assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_world_leaves_the_last_run_alone(run: Forker, tmp_path: Path) -> None:
+def test_a_wrong_world_leaves_the_last_run_alone(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("an earlier one")
-    assert run("loop", "--world", "mars", "--out", tmp_path).status == 2
+    assert recsys("loop", "--world", "mars", "--out", tmp_path).returncode == 2
     assert (tmp_path / "report.html").exists()
 
 
-def test_a_log_that_is_not_empty_is_refused(run: Forker, tmp_path: Path) -> None:
+def test_a_log_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     """And what an earlier run left is there still."""
     url = f"sqlite:///{tmp_path / 'log.db'}"
-    assert run(*TOY, "--minutes", "1", "--out", tmp_path / "out", "--log", url).status == 0
-    again = run(*TOY, "--minutes", "1", "--out", tmp_path / "out", "--log", url)
-    assert (again.status, again.output) == (2, "")
-    assert "records; the loop needs an empty one" in again.errors.splitlines()[-1]
+    assert recsys(*TOY, "--minutes", "1", "--out", tmp_path / "out", "--log", url).returncode == 0
+    again = recsys(*TOY, "--minutes", "1", "--out", tmp_path / "out", "--log", url)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "records; the loop needs an empty one" in again.stderr.splitlines()[-1]
     assert (tmp_path / "out" / "report.html").exists()
     lock = StateLock(tmp_path / "out" / "state" / "online")
-    busy = run(*TOY, "--minutes", "1", "--out", tmp_path / "out")
+    busy = recsys(*TOY, "--minutes", "1", "--out", tmp_path / "out")
     lock.release()
-    assert busy.status == 2
-    assert "is written by process" in busy.errors.splitlines()[-1]
+    assert busy.returncode == 2
+    assert "is written by process" in busy.stderr.splitlines()[-1]
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_a_log_that_can_not_be_written_is_status_1(run: Forker, tmp_path: Path) -> None:
+def test_a_log_that_can_not_be_written_is_status_1(tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("")
-    done = run(*TOY, "--out", tmp_path / "out", "--log", f"sqlite:///{tmp_path / 'a file' / 'log.db'}")
-    assert (done.status, done.output) == (1, "")
-    assert "a file" in done.errors.splitlines()[-1]
+    done = recsys(*TOY, "--out", tmp_path / "out", "--log", f"sqlite:///{tmp_path / 'a file' / 'log.db'}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a file" in done.stderr.splitlines()[-1]
 
 
 # MLflow ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-def test_a_run_is_in_mlflow_with_its_figures_and_its_version(run: Forker, tmp_path: Path) -> None:
-    done = run("loop", "--world", "toy", "--preset", "tiny", "--minutes", "2", "--json", "--out", tmp_path)
-    assert done.status == 0, done.errors
-    found: dict[str, Any] = only_object(done.output)
+def test_a_run_is_in_mlflow_with_its_figures_and_its_version(tmp_path: Path) -> None:
+    done = recsys("loop", "--world", "toy", "--preset", "tiny", "--minutes", "2", "--json", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = only_object(done.stdout)
     from mlflow import MlflowClient  # noqa: PLC0415  seconds to import
 
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -314,23 +256,23 @@ def kuairand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def _replayed(run: Forker, archive: Path, state: Path) -> tuple[dict[str, Any], str]:
-    done = run("replay", "--archive", archive, "--state", state, "--preset", "tiny", "--json")
-    assert done.status == 0, done.errors
-    found: dict[str, Any] = only_object(done.output)
+def _replayed(archive: Path, state: Path) -> tuple[dict[str, Any], str]:
+    done = recsys("replay", "--archive", archive, "--state", state, "--preset", "tiny", "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = only_object(done.stdout)
     assert set(found) >= {"events", "events_per_s", "real_time_factor", "books", "weights_digest"}
     assert set(found) >= {"version", "seed", "threads", "seconds", "peak_rss_mb"}
     assert found["books"]["balanced"] is True
-    return found, done.errors
+    return found, done.stderr
 
 
-def test_an_imported_log_teaches_and_is_never_ones_own(run: Forker, kuairand: Path, tmp_path: Path) -> None:
+def test_an_imported_log_teaches_and_is_never_ones_own(kuairand: Path, tmp_path: Path) -> None:
     """From CSV and from parquet the same; and the same twice."""
     digests = set()
     for form in ("csv", "parquet"):
-        done = run("data", "import", kuairand / form, "--format", "kuairand", "--archive", tmp_path / form)
-        assert (done.status, done.output) == (0, ""), done.errors
-        found, _ = _replayed(run, tmp_path / form, tmp_path / f"{form}-state")
+        done = recsys("data", "import", kuairand / form, "--format", "kuairand", "--archive", tmp_path / form)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        found, _ = _replayed(tmp_path / form, tmp_path / f"{form}-state")
         decisions = found["books"]["decisions"]
         assert decisions["foreign"] == decisions["total"] > 50
         assert decisions["trained"] == 0
@@ -338,62 +280,61 @@ def test_an_imported_log_teaches_and_is_never_ones_own(run: Forker, kuairand: Pa
         assert found["versions"] > 20
         digests.add(found["weights_digest"])
     assert len(digests) == 1
-    untaught = run(
+    untaught = recsys(
         *("replay", "--archive", tmp_path / "csv", "--state", tmp_path / "untaught", "--preset", "tiny"),
         *("--set", "join.teach_imported=false", "--json"),
     )
-    assert only_object(untaught.output)["weights_digest"] not in digests
-    again = run("replay", "--archive", tmp_path / "csv", "--state", tmp_path / "csv-state", "--preset", "tiny")
-    assert again.status == 2
-    assert "a replay needs an empty one" in again.errors
-    onto = run("data", "import", kuairand / "csv", "--format", "kuairand", "--archive", tmp_path / "csv")
-    assert onto.status == 2
-    assert "is not empty" in onto.errors
+    assert only_object(untaught.stdout)["weights_digest"] not in digests
+    again = recsys("replay", "--archive", tmp_path / "csv", "--state", tmp_path / "csv-state", "--preset", "tiny")
+    assert again.returncode == 2
+    assert "a replay needs an empty one" in again.stderr
+    onto = recsys("data", "import", kuairand / "csv", "--format", "kuairand", "--archive", tmp_path / "csv")
+    assert onto.returncode == 2
+    assert "is not empty" in onto.stderr
 
 
-def test_what_nobody_showed_is_context_and_the_user_is_told(run: Forker, tmp_path: Path) -> None:
+def test_what_nobody_showed_is_context_and_the_user_is_told(tmp_path: Path) -> None:
     """MovieLens spans 20 years and knows of no exposures."""
     if not MOVIELENS.is_dir():
         pytest.skip(f"no {MOVIELENS}")
     pl.read_parquet(MOVIELENS / "ratings.parquet").gather_every(50).write_parquet(tmp_path / "ratings.parquet")
     shutil.copy(MOVIELENS / "movies.parquet", tmp_path)
-    done = run("data", "import", tmp_path, "--format", "movielens", "--archive", tmp_path / "archive")
-    assert done.status == 0, done.errors
-    assert "nothing to learn from" in done.errors
-    found, errors = _replayed(run, tmp_path / "archive", tmp_path / "state")
+    done = recsys("data", "import", tmp_path, "--format", "movielens", "--archive", tmp_path / "archive")
+    assert done.returncode == 0, done.stderr
+    assert "nothing to learn from" in done.stderr
+    found, errors = _replayed(tmp_path / "archive", tmp_path / "state")
     assert "nothing was learned" in " ".join(errors.split())
     assert found["books"]["interactions"] > 2_000
     assert found["books"]["decisions"]["total"] == 0
     assert found["seconds"] < 30
 
 
-def test_a_table_needs_only_the_names_of_its_columns(run: Forker, tmp_path: Path) -> None:
+def test_a_table_needs_only_the_names_of_its_columns(tmp_path: Path) -> None:
     rows = [f"u{n % 20},i{n % 7},{1_700_000_000 + 20 * n},{int(n % 7 == n % 20 % 3)}" for n in range(60)]
     (tmp_path / "clicks.csv").write_text("\n".join(["who,what,ts,clicked", *rows]))
     (tmp_path / "items.csv").write_text("\n".join(["what,title,genre", *(f"i{n},Title {n},{'ab'[n % 2]}" for n in range(7))]))
     columns = ("--user", "who", "--item", "what", "--time", "ts", "--click", "clicked", "--items", tmp_path / "items.csv")
-    done = run("data", "import", tmp_path / "clicks.csv", *columns, "--archive", tmp_path / "archive")
-    assert done.status == 0, done.errors
-    found, _ = _replayed(run, tmp_path / "archive", tmp_path / "state")
+    done = recsys("data", "import", tmp_path / "clicks.csv", *columns, "--archive", tmp_path / "archive")
+    assert done.returncode == 0, done.stderr
+    found, _ = _replayed(tmp_path / "archive", tmp_path / "state")
     assert found["books"]["decisions"]["foreign"] == 60
     assert found["books"]["taught"] == 60
-    wrong = run("data", "import", tmp_path / "clicks.csv", "--archive", tmp_path / "other")
-    assert wrong.status == 2
-    assert "no column 'user_id'; there are who, what, ts, clicked" in wrong.errors
+    wrong = recsys("data", "import", tmp_path / "clicks.csv", "--archive", tmp_path / "other")
+    assert wrong.returncode == 2
+    assert "no column 'user_id'; there are who, what, ts, clicked" in wrong.stderr
 
 
-def test_an_imported_log_warms_a_learner_up_and_a_server_serves_it(run: Forker, kuairand: Path, tmp_path: Path) -> None:
+def test_an_imported_log_warms_a_learner_up_and_a_server_serves_it(kuairand: Path, tmp_path: Path) -> None:
     url, state = f"sqlite:///{tmp_path / 'log.db'}", tmp_path / "state"
-    done = run("data", "import", kuairand / "csv", "--format", "kuairand", "--log", url)
-    assert done.status == 0, done.errors
-    onto = run("data", "import", kuairand / "csv", "--format", "kuairand", "--log", url)
-    assert onto.status == 2
-    assert "history goes into an empty one only" in onto.errors
+    done = recsys("data", "import", kuairand / "csv", "--format", "kuairand", "--log", url)
+    assert done.returncode == 0, done.stderr
+    onto = recsys("data", "import", kuairand / "csv", "--format", "kuairand", "--log", url)
+    assert onto.returncode == 2
+    assert "history goes into an empty one only" in onto.stderr
     shared = ("--log", url, "--state", str(state), "--preset", "tiny")
     learner, server = started("learn", *shared), started("serve", *shared, "--address", "127.0.0.1:0")
     try:
-        assert server.stderr is not None
-        port = next(line for line in server.stderr if "serving on" in line).split("127.0.0.1:")[1].split(";")[0]
+        port = next(line for line in server.error_lines() if "serving on" in line).split("127.0.0.1:")[1].split(";")[0]
         with Client(f"127.0.0.1:{port}") as client:
             deadline_s = time.monotonic() + 60
             while {variant.policy_version for variant in client.status().variants} != {1}:
@@ -415,17 +356,12 @@ def test_an_imported_log_warms_a_learner_up_and_a_server_serves_it(run: Forker, 
 # Last, because it waits -----------------------------------------------------------------------------------------------
 
 
-def test_a_broker_that_is_not_there_is_waited_for_and_named(unreachable: subprocess.Popen[str]) -> None:
-    assert unreachable.stderr is not None
-    said = ""
-    while "the log is away" not in said:
-        line = unreachable.stderr.readline()
-        assert line, said
-        said += line
-    unreachable.terminate()
+def test_a_broker_that_is_not_there_is_waited_for_and_named(unreachable: Running) -> None:
+    assert any("the log is away" in line for line in unreachable.error_lines())
+    unreachable.send_signal(signal.SIGTERM)
     output, errors = unreachable.communicate(timeout=60)
     assert (unreachable.returncode, output) == (0, "")
-    assert "kafka://127.0.0.1:1/nobody" in "".join((said + errors).split())
+    assert "kafka://127.0.0.1:1/nobody" in "".join(errors.split())
     assert "Traceback" not in errors
 
 

@@ -21,7 +21,7 @@ from streaming.events import decode
 from streaming.log import EventLog
 from streaming.proto.recommender_pb2 import RecommendRequest
 from tests.artifacts import item, item_ids
-from tests.runs import started
+from tests.running import started
 from tests.serving import Live, refused, serving, wait_for
 
 USERS = 8

@@ -25,7 +25,8 @@ from streaming.log import Entry, EventLog, MemoryLog, OffsetGone, batches
 from streaming.sqlite_log import SqliteLog
 from tests.broker import Broker
 from tests.joins import CONFIG, Bench, L, M, T, W, decision, fingerprint, said, shown, tick
-from tests.runs import finished, only_object, recsys
+from tests.running import recsys
+from tests.runs import finished, only_object
 
 MINUTES, BEFORE = 8, 3
 """World minutes; the version at which the learner rests while the log forgets."""

@@ -25,7 +25,8 @@ from streaming.log import Entry, EventLog, LogRecord, MemoryLog, batches
 from streaming.quarantine import fetched, repaired, write_lines
 from streaming.sqlite_log import SqliteLog
 from tests.joins import CONFIG, L, T, W, decision, said, shown, tick
-from tests.runs import only_object, started
+from tests.running import started
+from tests.runs import only_object
 
 BROKEN = b"\xff not a record"
 HOUR_MS = 3_600_000

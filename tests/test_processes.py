@@ -65,7 +65,7 @@ def _tell(told: Story, stand: Stand) -> None:
     server.kill()
     server.wait()
     server, second = stand.serve(), stand.start("learn")
-    stand.until(lambda: stand.answers() and second.poll() is not None, "the server's second life", traffic=False)
+    stand.until(lambda: stand.answers() and second.returncode is not None, "the server's second life", traffic=False)
     told.refused, told.holder = (second.returncode, *second.communicate()), learner.pid
     told.repeated = [(answer, stand.ask(user_of(request_id), request_id)) for request_id, answer in before.items()]
     killed_at = stand.version()

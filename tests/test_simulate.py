@@ -30,7 +30,7 @@ from recsys.simulate.worlds import Population, population
 from recsys.truth import toy_truth
 from recsys.worlds import SimulatedWorld, World, WorldConfig
 from streaming.events import Decision
-from tests.runs import started
+from tests.running import started
 
 MINUTES = 10
 FOREIGN = "tests.foreign_world:make_world"
@@ -173,7 +173,7 @@ def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
         try:
             begun = tmp_path / "state"
             while not begun.exists() or len(list(begun.iterdir())) < 2:
-                assert original.poll() is None
+                assert original.returncode is None
                 time.sleep(0.1)
             offspring = Path(f"/proc/{original.pid}/task/{original.pid}/children").read_text().split()
             assert len(offspring) >= 2

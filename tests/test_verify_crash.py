@@ -13,7 +13,8 @@ from recsys.verify.commands import crash
 from recsys.verify.crash import ALONE, WRITES
 from recsys.verify.faults import POINTS
 from recsys.verify.journal import Learned, in_weights
-from tests.runs import ROOT, only_object, recsys
+from tests.running import recsys
+from tests.runs import ROOT, only_object
 
 KILLS = 10
 

@@ -1,0 +1,113 @@
+"""The program as a process of its own that need not import everything first: a fork of one that has.
+
+Signals, exit status and output are those of `python -m recsys`. Knows nothing of what is run, or why.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from multiprocessing import get_context
+from pathlib import Path
+from subprocess import CompletedProcess, TimeoutExpired
+from typing import Self
+
+from recsys.__main__ import main
+
+FORKSERVER = get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["tests.loaded"])
+LOOK_S = 0.02
+
+
+class Running:
+    """What `subprocess.Popen` is of a command: here output and errors go to files."""
+
+    def __init__(self, arguments: tuple[str | Path, ...], environment: Mapping[str, str]) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="running-"))
+        self._files = self._directory / "output", self._directory / "errors"
+        for path in self._files:
+            path.touch()
+        self._process = FORKSERVER.Process(target=_run, args=([*map(str, arguments)], dict(environment), *self._files))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, or less than 0 the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    def error_lines(self) -> Iterator[str]:
+        """Whole lines of standard error as they come, until the process has ended."""
+        with self._files[1].open() as said:
+            line = ""
+            while True:
+                has_ended = self.returncode is not None
+                while part := said.readline():
+                    line += part
+                    if line.endswith("\n"):
+                        yield line
+                        line = ""
+                if has_ended:
+                    return
+                time.sleep(LOOK_S)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Nothing once it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status when it has ended. TimeoutExpired."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            assert timeout is not None
+            raise TimeoutExpired("recsys", timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All output and errors when it has ended; nothing the next time."""
+        self.wait(timeout)
+        said = [path.read_text() if path.exists() else "" for path in self._files]
+        shutil.rmtree(self._directory, ignore_errors=True)
+        return said[0], said[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.communicate()
+
+
+def _run(arguments: list[str], environment: Mapping[str, str], output: Path, errors: Path) -> None:
+    for path, stream in ((output, sys.stdout), (errors, sys.stderr)):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(handle, stream.fileno())
+        os.close(handle)
+    os.environ.update(environment)
+    sys.argv = ["recsys", *arguments]
+    main()
+
+
+def started(*arguments: str | Path) -> Running:
+    """Start the program in the background."""
+    return Running(arguments, {})
+
+
+def recsys(*arguments: str | Path, timeout_s: float = 300, **environment: str) -> CompletedProcess[str]:
+    """Run the program to its end; its standard output and errors as text."""
+    process = Running(arguments, environment)
+    try:
+        output, errors = process.communicate(timeout_s)
+    finally:
+        process.kill()
+    return CompletedProcess(arguments, process.wait(), output, errors)
