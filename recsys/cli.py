@@ -22,11 +22,11 @@ import typer
 from polars.exceptions import PolarsError
 from rich.console import Console
 from rich.logging import RichHandler
-from threadpoolctl import threadpool_limits
 from typer.exceptions import TyperException
 
 from models import artifact as artifacts
 from models.artifact import BadArtifact
+from models.threads import one_thread
 from models.tokenizer import TokenizerConfig
 from recsys import datasets, publisher
 from recsys.bench.commands import bench
@@ -348,9 +348,8 @@ def artifact(
 
 
 def _set_up() -> None:
-    """One thread a process for torch and BLAS (more fight each other on small work), quiet libraries, progress on stderr."""
-    torch.set_num_threads(1)
-    threadpool_limits(1)
+    """One thread a process, quiet libraries, progress on stderr."""
+    one_thread()
     gc.set_threshold(100_000, 50, 100)
     gc.freeze()  # what was imported stays; to look through it once more at the end would take a second and a half
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)

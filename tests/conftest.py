@@ -3,21 +3,15 @@
 import os
 from collections.abc import Iterator
 
-import faiss  # noqa: F401  it and scipy bring pools of threads of their own
 import pytest
-import scipy.linalg  # noqa: F401
-import torch
-from threadpoolctl import threadpool_limits
 
+from models.threads import one_thread
 from tests.broker import HOW_TO_GET_ONE, Broker, running_broker
 
 LONGEST = ("test_processes", "test_verify_crash")
 NO_BROKER = "no Kafka broker (the last line says how to get one)"
 
-# As every command does: sums in one order, so the same bytes whatever ran before. And the pools of two processes on two cores wait for each
-# other: eigenvectors of 512 dimensions take 3.4 s in place of .1.
-torch.set_num_threads(1)
-threadpool_limits(1)
+one_thread()  # as every command does
 
 
 @pytest.fixture(scope="session")

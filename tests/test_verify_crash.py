@@ -21,15 +21,13 @@ KILLS = 10
 SABOTEURS = """
 import dataclasses, json, shutil, sys
 from pathlib import Path
-import torch
-from threadpoolctl import threadpool_limits
+from models.threads import one_thread
 from recsys import checkpoint
 from recsys.presets import tiny
 from recsys.verify.crash import verify_crash
 from recsys.verify.lives import learn
 
-torch.set_num_threads(1)
-threadpool_limits(1)
+one_thread()
 real = checkpoint.save
 
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-
+from models.threads import one_thread
 from recsys.config import Config, behavior_digest, with_settings
 from recsys.offspring import bound_to
 from recsys.simulate.diary import Record
@@ -54,7 +53,7 @@ def play(plans: Sequence[Plan], out: Path, jobs: int) -> None:
             before = wanted[run].variants if run in wanted else ()
             wanted[run] = replace(plan, seeds=(seed,), variants=list(dict.fromkeys([*before, *plan.variants])))
     missing = [plan for plan in wanted.values() if None in _kept(plan, out).values()]
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (torch.get_num_threads(), os.getpid())) as processes:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (os.getpid(),)) as processes:
         made = [
             processes.submit(_made, plan.population.name, plan.config, plan.minutes, plan.seeds[0], plan.variants, out) for plan in missing
         ]
@@ -95,9 +94,9 @@ def _kept(plan: Plan, out: Path) -> dict[tuple[str, int], Record | None]:
     return {(name, seed): Record.kept(_path(plan, name, seed, out), "behavior_digest", digest) for name, seed in runs}
 
 
-def _begin(threads: int, original: int) -> None:
+def _begin(original: int) -> None:
     """Of a process that makes runs: else it would wait for work for ever once its original is killed."""
-    torch.set_num_threads(threads)
+    one_thread()
     if not bound_to(original):
         os._exit(1)
 
