@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from models.trie import IntArray
 
-PART_ROWS = 512
+PART_ROWS = 2048
 """Rows that are looked at together, while they are in the cache."""
 SHORTEST = 1e-12
 """What a vector is divided by, at least."""

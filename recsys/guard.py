@@ -36,10 +36,9 @@ class GuardConfig:
             raise ValueError(f"guard.max_change is {self.max_change}; it must be above 0 and at most 10")
 
 
-def update_refused(config: GuardConfig, before: list[Tensor], after: list[Tensor]) -> str | None:
-    """Why an update may not count, or None: `weights_not_finite`, `change_too_large`."""
-    change = torch.nn.utils.get_total_norm(torch._foreach_sub(after, before))
-    size = torch.nn.utils.get_total_norm(before)
+def update_refused(config: GuardConfig, before: Tensor, after: Tensor) -> str | None:
+    """Why an update may not count, given all weights in one row, or None: `weights_not_finite`, `change_too_large`."""
+    change, size = (after - before).norm(), before.norm()
     if not torch.isfinite(change):
         return "weights_not_finite"
     if change > config.max_change * size:

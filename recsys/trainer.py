@@ -219,17 +219,17 @@ class Trainer:
         """All steps, the first by the gradient that is there; why they were taken back, if they were."""
         parameters, state = _parameters(self.optimizer), self.optimizer.state_dict()["state"]
         optimizer = {at: {name: value.clone() for name, value in kept.items()} for at, kept in state.items()}
-        before = [parameter.detach().clone() for parameter in parameters]
+        before = _in_a_row(parameters)
         self._move(self.optimizer, terms.effective_share)
         for _ in range(self.config.passes - 1):
             again = self._gradient(self.optimizer, shelf, parts)
             self._move(self.optimizer, again.effective_share)
-        reason = update_refused(self.config.guard, before, [parameter.detach() for parameter in parameters])
+        reason = update_refused(self.config.guard, before, _in_a_row(parameters))
         if reason is not None:
             self._set_state(optimizer)
             with torch.no_grad():
-                for parameter, old in zip(parameters, before, strict=True):
-                    parameter.copy_(old)
+                for parameter, old in zip(parameters, torch.split(before, [parameter.numel() for parameter in parameters]), strict=True):
+                    parameter.copy_(old.view_as(parameter))
         return reason
 
     def _gradient(self, optimizer: torch.optim.Optimizer, shelf: Shelf, parts: Sequence[Batch]) -> Terms:
@@ -272,6 +272,11 @@ class Trainer:
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     """All weights, as the optimizer holds them: a walk through the modules takes longer than a copy of them all."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _in_a_row(parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    """A copy of all of them: what is done to each by itself costs more than what is done."""
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
 
 
 def _parts(lessons: Sequence[Lesson], children: int) -> list[slice]:
