@@ -10,12 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 from typing import Self
 
 from recsys.__main__ import main
+from tests.runs import ROOT
 
 FORKSERVER = get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["tests.loaded"])
@@ -26,11 +28,12 @@ class Running:
     """What `subprocess.Popen` is of a command: here output and errors go to files."""
 
     def __init__(self, arguments: tuple[str | Path, ...], environment: Mapping[str, str]) -> None:
+        """`environment`: what is other than here."""
         self._directory = Path(tempfile.mkdtemp(prefix="running-"))
         self._files = self._directory / "output", self._directory / "errors"
         for path in self._files:
             path.touch()
-        self._process = FORKSERVER.Process(target=_run, args=([*map(str, arguments)], dict(environment), *self._files))
+        self._process = FORKSERVER.Process(target=_run, args=([*map(str, arguments)], os.environ | environment, *self._files))
         self._process.start()
 
     @property
@@ -61,7 +64,8 @@ class Running:
     def send_signal(self, number: signal.Signals) -> None:
         """Nothing once it has ended."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # ended meanwhile
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -93,7 +97,9 @@ def _run(arguments: list[str], environment: Mapping[str, str], output: Path, err
         handle = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(handle, stream.fileno())
         os.close(handle)
+    os.environ.clear()  # that of the process it is forked from, which began at another time
     os.environ.update(environment)
+    os.chdir(ROOT)
     sys.argv = ["recsys", *arguments]
     main()
 
