@@ -20,7 +20,7 @@ from recsys.__main__ import main
 from tests.runs import ROOT
 
 FORKSERVER = get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["tests.loaded"])
+FORKSERVER.set_forkserver_preload(["recsys.cli", "tests.loaded"])
 LOOK_S = 0.02
 
 
