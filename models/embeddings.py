@@ -8,11 +8,6 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torchrec imports what fbgemm has deprecated
-    from torchrec.modules.embedding_configs import EmbeddingConfig
-    from torchrec.modules.embedding_modules import EmbeddingCollection
-    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-
 ROWS_STEP = 1024
 """Tables grow by whole steps, so that growing is rare."""
 
@@ -27,6 +22,9 @@ class ItemTable(nn.Module):
 
     def __init__(self, num_rows: int, width: int) -> None:
         super().__init__()
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torchrec imports what fbgemm has deprecated
+            from torchrec.modules.embedding_configs import EmbeddingConfig  # noqa: PLC0415  seconds to import: only where there is a table
+            from torchrec.modules.embedding_modules import EmbeddingCollection  # noqa: PLC0415
         capacity = capacity_for(num_rows)
         config = EmbeddingConfig(
             name="item_table", embedding_dim=width, num_embeddings=capacity, feature_names=["item"], init_fn=nn.init.zeros_
@@ -42,6 +40,8 @@ class ItemTable(nn.Module):
 
     def forward(self, rows_R: Tensor) -> Tensor:
         """Embeddings of the rows, (R, D), with gradient."""
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # noqa: PLC0415  as above
+
         jagged = KeyedJaggedTensor(keys=["item"], values=rows_R, lengths=torch.ones(len(rows_R), dtype=torch.int64))
         values: Tensor = self.collection(jagged)["item"].values()
         return values

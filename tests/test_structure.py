@@ -70,6 +70,8 @@ DOORS = {
     "pandas": ["recsys/bench/rectools_script.py"],
 }
 """The only files that may import these."""
+LATE = ("mlflow", "torchrec")
+"""Take seconds to import."""
 
 UNNAMED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -101,9 +103,14 @@ MODULES = {name_of(path): path for path in FILES}
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of what a file imports, wherever in it; `from a import b` is `a.b` where that is a module of ours, else `a`."""
+    """Full names of what a file imports, wherever in it."""
+    return imports_of(nodes(path))
+
+
+def imports_of(found_in: Iterator[ast.AST]) -> set[str]:
+    """Full names of what these import; `from a import b` is `a.b` where that is a module of ours, else `a`."""
     found: set[str] = set()
-    for node in nodes(path):
+    for node in found_in:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -198,6 +205,21 @@ def test_imports_inside_recsys_go_down() -> None:
 @pytest.mark.parametrize("library", DOORS)
 def test_a_library_has_one_door(library: str) -> None:
     assert set(importers(library, FILES)) <= set(DOORS[library])
+
+
+@pytest.mark.parametrize("library", LATE)
+def test_a_command_that_does_without_does_not_wait_for_it(library: str) -> None:
+    door = ROOT / DOORS[library][0]
+    assert library in {name.partition(".")[0] for name in imports_of(nodes(door))}
+    assert library not in {name.partition(".")[0] for name in imports_of(at_once(tree_of(door)))}
+
+
+def at_once(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a file is imported: all but the insides of functions."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, ast.FunctionDef):
+            yield from at_once(child)
 
 
 def test_nothing_is_pickled() -> None:
