@@ -33,10 +33,8 @@ COLD = 3.0
 LOUD_AT_FIRST = 0.2
 """Where its weighing begins (models/silence.py): from 0 on it may as well end below, where all likeness speaks against what is known."""
 SLATES_AT_ONCE = 64
-AT_ONCE, NUMBERS_AT_ONCE = 64, 6 << 20
-"""Requests whose whole tree is scored at a time, and numbers of their queries: each node of it is asked with one of its own. Larger
-arrays (malloc's 32 MB) would be asked of the system anew for every part.
-"""
+AT_ONCE = 64
+"""Requests whose whole tree is scored at a time."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +139,9 @@ class NextItemDecoder:
 
     @torch.no_grad()
     def scores(self, item_BL: IntArray) -> FloatArray:
-        """See NextItemModel: log p of every row, summed over the levels of its id; a few requests at a time."""
+        """See NextItemModel: log p of every row, summed over the levels of its id."""
         vectors, parts = self._vectors(), []
-        widest = max(len(start_N) - 1 for start_N in self.trie.starts) * self.decoder.config.width
-        size = min(AT_ONCE, max(1, NUMBERS_AT_ONCE // widest))
-        for part_BL in np.split(item_BL, range(size, len(item_BL), size)):
+        for part_BL in np.split(item_BL, range(AT_ONCE, len(item_BL), AT_ONCE)):
             state_BD = self.decoder.first_states(vectors, context_of(part_BL))
             remembered = Remembered.of(context_of(part_BL), self.trie, self.successors)
             parts.append(self._scored(vectors).all_logprobs(state_BD, self._asked(remembered)).cpu().numpy())

@@ -2,9 +2,11 @@
 
 Knows nothing of trees or models: rows to ask, rows to be asked, and which of them belong to which walk. To gather the children of each
 walk into one array costs many times the products themselves, forward and back; here the children of a node are one slice.
-Shapes: Q walks, G nodes, P places (the children of all nodes, one node after another), C children, D width.
+Shapes: B requests, Q walks, N nodes of a level, G of them at which walks stand, P places (the children of all nodes, one node after
+another), C children, D width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +16,9 @@ import torch
 from torch import Tensor
 
 from models.trie import CountArray, IntArray, spans
+
+NODES_AT_ONCE = 32
+"""Nodes whose queries are made together."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,22 @@ def node_products(query_QD: Tensor, child_PD: Tensor, nodes: Nodes) -> Tensor:
     """Query · child for the children of each walk's node, (Q, C); 0 behind the last child."""
     fit_QC: Tensor = _NodeProducts.apply(query_QD, child_PD, nodes)  # type: ignore[no-untyped-call]
     return fit_QC
+
+
+def level_products(query_of: Callable[[IntArray], Tensor], child_PD: Tensor, starts: CountArray) -> Tensor:
+    """The same for all nodes of a level, each asked once a request, (B, P): one product for a few nodes of as many children.
+
+    `query_of` makes the queries of some nodes, (B, N, D), when they are needed: those of a whole level are more than a cache holds.
+    """
+    parts, place_P, size_N = [], [], np.diff(starts)
+    for size in np.unique(size_N):
+        alike_N = np.flatnonzero(size_N == size)
+        for node_N in np.split(alike_N, range(NODES_AT_ONCE, len(alike_N), NODES_AT_ONCE)):
+            place_NC = starts[node_N, None] + np.arange(size)
+            fit_BNC = torch.einsum("bnd,ncd->bnc", query_of(node_N), child_PD[torch.as_tensor(place_NC)])
+            parts.append(fit_BNC.flatten(1))
+            place_P.append(place_NC.ravel())
+    return torch.cat(parts, 1)[:, torch.as_tensor(np.argsort(np.concatenate(place_P)))]
 
 
 class _NodeProducts(torch.autograd.Function):

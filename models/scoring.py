@@ -6,6 +6,7 @@ D width, R item rows, V codes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from models.content import FloatArray
 from models.decoder import Context, Decoder, node_contents
-from models.node_products import Nodes, node_products
+from models.node_products import Nodes, level_products, node_products
 from models.remembered import Hits, Remembered
 from models.successors import Successors
 from models.target_logprobs import Targets, target_logprobs
@@ -128,20 +129,15 @@ class Scored:
 
     def all_logprobs(self, state_BD: Tensor, asked: Wanted) -> Tensor:
         """Log Π p(code) of every leaf for each request, (B, F): all children of a level at once. All leaves must be legal."""
-        trie, of_B = self.trie, np.arange(len(state_BD))
-        product_BN = torch.zeros(len(of_B), 1)
+        trie, product_BN = self.trie, torch.zeros(len(state_BD), 1)
         codes: list[CountArray] = []
         for level, start_N in enumerate(trie.starts):
-            num_nodes = len(start_N) - 1
-            of_Q, node_Q = of_B.repeat(num_nodes), np.tile(np.arange(num_nodes), len(of_B))
-            prefix = [torch.as_tensor(np.tile(code_N, len(of_B))) for code_N in codes]
-            query_QD = self._query(state_BD[torch.as_tensor(of_Q)], asked.at(of_Q), prefix)
             facts = self._children(level, np.arange(start_N[-1]))
-            node_P = np.arange(num_nodes).repeat(np.diff(start_N))
-            at_P = torch.as_tensor(node_P), torch.as_tensor(np.arange(start_N[-1]) - start_N[node_P])
-            fit_BNC = node_products(query_QD, facts[0], Nodes.of(node_Q, start_N)[0]).view(len(of_B), num_nodes, -1)
-            logits_BP = (fit_BNC[:, *at_P] + self._base(asked, level, *facts[1:])) / torch.as_tensor(asked.rule.temperature_B)[:, None]
-            product_BN = product_BN[:, at_P[0]] + _log_softmax_of_nodes(logits_BP, at_P[0], num_nodes)
+            fit_BP = level_products(partial(self._node_queries, state_BD, asked, codes), facts[0], start_N)
+            logits_BP = (fit_BP + self._base(asked, level, *facts[1:])) / torch.as_tensor(asked.rule.temperature_B)[:, None]
+            node_P = np.arange(len(start_N) - 1).repeat(np.diff(start_N))
+            at_P = torch.as_tensor(node_P)
+            product_BN = product_BN[:, at_P] + _log_softmax_of_nodes(logits_BP, at_P, len(start_N) - 1)
             if level + 1 < trie.levels:
                 codes = [*(code_N[node_P] for code_N in codes), trie.codes[level]]
         return product_BN
@@ -199,14 +195,18 @@ class Scored:
         return node_products(asking_QX, torch.cat([vector_PD, content_PC * loudness_P[:, None], facts_PX], 1), nodes)
 
     def _query(self, state_QD: Tensor, asked: Wanted, prefix: list[Tensor]) -> Tensor:
-        """What the children's vectors are asked with, (Q, D)."""
+        """What the children's vectors are asked with, (Q, D); where states are (Q, 1, D), one for all nodes, (Q, N, D)."""
+        each = slice(None), *(None,) * (state_QD.dim() - 1)
         scale_B = self.decoder.silence.scale(len(prefix), torch.as_tensor(asked.remembered.unfollowed_B))
-        query_QD = self.decoder.query(state_QD, prefix) * scale_B[torch.as_tensor(asked.of_Q)][:, None]
-        if not asked.rule.value_B.any():  # the value head costs as much as the query, for every node of a tree
+        query_QD = self.decoder.query(state_QD, prefix) * scale_B[torch.as_tensor(asked.of_Q)][each]
+        if not asked.rule.value_B.any():  # the value head costs as much as the query
             return query_QD
-        value_Q1 = torch.as_tensor(asked.rule.value_B)[:, None]
         # what the value head says is what rewards taught it: no other loss moves it
-        return query_QD + value_Q1 * (self.decoder.value_trust * self.decoder.value(state_QD)).detach()
+        return query_QD + torch.as_tensor(asked.rule.value_B)[each] * (self.decoder.value_trust * self.decoder.value(state_QD)).detach()
+
+    def _node_queries(self, state_BD: Tensor, asked: Wanted, codes: Sequence[CountArray], node_N: IntArray) -> Tensor:
+        """What the children of some nodes of a level are asked with by all requests, (B, N, D); `codes` lead to each node of the level."""
+        return self._query(state_BD[:, None], asked, [torch.as_tensor(code_N[node_N]) for code_N in codes])
 
     def _told(self, asked: Wanted, level: int) -> Tensor:
         """What the facts of the children are asked with, whatever the slot, (Q, X)."""

@@ -252,7 +252,7 @@ def test_the_scores_of_all_still_legal_items_sum_to_one(seed: int, levels: int, 
 
 
 @EXAMPLES
-@given(seeds, st.sampled_from(LEVELS), st.integers(1, 30), st.integers(1, 5))
+@given(seeds, st.sampled_from(LEVELS), st.integers(1, 90), st.integers(1, 5))
 def test_all_items_at_once_score_what_each_of_them_scores(seed: int, levels: int, num_items: int, codes: int) -> None:
     model, batch = random_model(seed, levels, num_items, codes=codes, retired=0.0), 3
     requests = random_requests(seed, model, batch, slots=1)
