@@ -88,6 +88,14 @@ def gap_with_slope(
     return _describe(gap, _fit_line(gap, np.where(known, weights, 0.0)))
 
 
+def interval_of(values: Sequence[float] | FloatArray) -> Interval | None:
+    """The 95 % interval of the mean of independent values (Student's t); None for fewer than two."""
+    if len(values) < 2:
+        return None
+    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
 def smoothed(reward_by_minute: ArrayLike, slots: ArrayLike) -> list[float]:
     """Mean reward per shown slot over the SMOOTHED_OVER_MINUTES around each minute; NaN where those showed nothing.
 

@@ -61,8 +61,8 @@ def test_models_that_count() -> None:
 
 def test_slates_are_held_against_the_best_there_could_be() -> None:
     targets = np.array([[1, 2], [3, 3]])
-    assert slate_ndcg(np.array([[2, 1, 9], [3, 8, 9]]), targets) == pytest.approx(1)
-    assert slate_ndcg(np.array([[9, 1, 8], [8, 9, 1]]), targets) == pytest.approx((1 / np.log2(3)) / (1 + 1 / np.log2(3)) / 2)
+    assert slate_ndcg(np.array([[2, 1, 9], [3, 8, 9]]), targets) == pytest.approx([1, 1])
+    assert slate_ndcg(np.array([[9, 1, 8], [8, 9, 1]]), targets) == pytest.approx([(1 / np.log2(3)) / (1 + 1 / np.log2(3)), 0])
 
 
 def test_the_command_prints_what_programs_rely_on(
@@ -101,7 +101,10 @@ def test_the_command_prints_what_programs_rely_on(
     assert {row["events_at_most"] for row in said["cold"]} == {0, 5}
     assert all(row.keys() >= {"model", "recall_at_10", "recall_at_50", "targets"} for row in said["cold"])
     assert [row["repeats"] for row in said["slates"]] == [0, 0]
-    assert {row["model"] for row in said["slates"]} == {"autoregressive", "independent"}
+    own, other = said["slates"]
+    assert (own["model"], other["model"]) == ("autoregressive", "independent")
+    assert own["lead"] == pytest.approx(own["ndcg_at_10"] - other["ndcg_at_10"])
+    assert own["lead_interval"][0] <= own["lead"] <= own["lead_interval"][1]
     assert said["file"] == str(tmp_path / "s.parquet")
     assert {"version", "seed", "threads", "seconds", "peak_rss_mb"} <= said.keys()
 

@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from models.successors import ACT
+from recsys.abtest import interval_of
 from recsys.catalogue import Catalogue, item_key
 from recsys.cli import app
 from recsys.config import with_settings
@@ -22,7 +23,7 @@ from recsys.presets import tiny
 from recsys.simulate.battery import Plan, play, played
 from recsys.simulate.cascade import Recall
 from recsys.simulate.diary import COLUMNS, Record
-from recsys.simulate.measures import Records, gap_figures, interval_of, world_figures
+from recsys.simulate.measures import Records, gap_figures, world_figures
 from recsys.simulate.stage import Beginning
 from recsys.simulate.understanding import ranked
 from recsys.simulate.variants import VARIANTS

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from recsys.abtest import interval_of
 from recsys.audience import flooders_of
 from recsys.simulate.diary import Array, Record
-from recsys.simulate.measures import Records, gates, interval_of
+from recsys.simulate.measures import Records, gates
 from recsys.truth import hash_share
 
 TURNS = ((0, 0), (1, 1), (2, 2), (3, 5), (6, 10), (11, 20), (21, 50))

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
-from recsys.abtest import Gap, Interval, gap_with_slope
+from recsys.abtest import Gap, gap_with_slope, interval_of
 from recsys.simulate.diary import Array, Record
 
 Records = Mapping[str, Mapping[int, Record]]
@@ -99,14 +98,6 @@ def gap_figures(curves: Mapping[str, Mapping[int, Curve]], minutes: int, other: 
 def gap_of(online: Curve, other: Curve, since: int = 0) -> Gap:
     """Between two twins from a minute on."""
     return gap_with_slope(online.best_known()[since:], other.best_known()[since:], online.slots[since:], other.slots[since:])
-
-
-def interval_of(values: Sequence[float]) -> Interval | None:
-    """The 95 % interval of the mean of independent values (Student's t); None for fewer than two."""
-    if len(values) < 2:
-        return None
-    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def _variant(by_seed: Mapping[int, Curve], records: Mapping[int, Record], minutes: int) -> dict[str, Any]:
