@@ -1,6 +1,7 @@
 """What several commands share: options, the directory of a run, what every `--json` object says. Knows nothing of what commands do."""
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -89,7 +90,17 @@ def print_figures(figures: dict[str, Any], seed: int | None, started: float, *, 
         elif name != "config":
             typer.echo(f"{name}: {_short(value)}", err=True)
     if as_json:
-        typer.echo(json.dumps(figures | about(seed) | {"seconds": time.perf_counter() - started}))
+        said = figures | about(seed) | {"seconds": time.perf_counter() - started}
+        typer.echo(json.dumps(_measured(said), allow_nan=False))
+
+
+def _measured(figure: Any) -> Any:
+    """With None where a number is none: what was not measured."""
+    if isinstance(figure, dict):
+        return {name: _measured(value) for name, value in figure.items()}
+    if isinstance(figure, list | tuple):
+        return [_measured(value) for value in figure]
+    return None if isinstance(figure, float) and not math.isfinite(figure) else figure
 
 
 def _short(figure: Any) -> str:

@@ -22,7 +22,7 @@ def test_the_last_item_is_the_test_and_the_last_but_one_the_validation() -> None
     assert (split.valid.tolist(), split.test.tolist()) == ([3, 3], [4, 4])
     assert [rows.tolist() for rows in split.before_test] == [[1, 2, 3], [2, 3]]
     assert split.counts().tolist() == [0, 1, 2, 0, 0, 0, 0, 0]
-    with pytest.raises(ValueError, match="none of 1 sequences has three items or more"):
+    with pytest.raises(ValueError, match="none of 1 sequences has four items or more"):
         split_of([1, 2])
 
 
@@ -127,3 +127,27 @@ def test_what_can_not_be_is_named(
         main()
     assert stopped.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("length", "settings", "slates"), [(7, [], None), (7, ["held_out=0"], None), (20, ["held_out=0.01"], 2)])
+def test_what_there_are_no_targets_for_is_null(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    length: int,
+    settings: list[str],
+    slates: int | None,
+) -> None:
+    """Nobody has enough for a slate, nothing is held out, no item is rare."""
+    random = np.random.default_rng(0)
+    users = random.integers(9, size=(40, length)).tolist()
+    pl.DataFrame({"user": range(40), "items": users}).write_parquet(tmp_path / "s.parquet")
+    small = ["decoder.width=16", "decoder.heads=2", "content_dim=8", "fit.max_steps=4", "dtype=float32", *settings]
+    arguments = ["bench", "rank", "--sequences", str(tmp_path / "s.parquet"), "--seeds", "1", "--models", "decoder", "--json"]
+    monkeypatch.setattr("sys.argv", ["recsys", *arguments, *(part for setting in small for part in ("--set", setting))])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    said = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (said["slates"] and len(said["slates"])) == slates
+    assert {row["recall_at_10"] for row in said["cold"] if row["targets"] == 0} == {None}

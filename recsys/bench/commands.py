@@ -106,7 +106,7 @@ def rank(
     started = time.perf_counter()
     config: RankConfig = with_settings(RankConfig(), settings or [])
     read = load_sequences(sequences, load_items(items, embeddings) if items else [])
-    figures = bench_rank(read.items, read.by_user, _makers(models, levels, config), config, range(seed, seed + seeds))
+    figures = bench_rank(read.items, read.by_user, _makers(models, levels, config), config, range(seed, seed + seeds)) | {"slates": None}
     if unseen:
         more = bench_unseen(read.items, read.by_user, config, seed)
         figures |= {"cold": figures["cold"] + more["cold"], "slates": more["slates"]}

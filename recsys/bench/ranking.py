@@ -31,10 +31,10 @@ class Split:
 
     @staticmethod
     def of(sequences: Sequence[IntArray], num_rows: int) -> "Split":
-        """Users with fewer than three items are left out; ValueError when nobody is left."""
+        """Users with fewer than three items are left out; ValueError when nobody has more."""
         kept = [rows for rows in sequences if len(rows) >= 3]
-        if not kept:
-            raise ValueError(f"none of {len(sequences)} sequences has three items or more: nothing to train, validate and test on")
+        if not any(len(rows) > 3 for rows in kept):
+            raise ValueError(f"none of {len(sequences)} sequences has four items or more: nothing to train, validate and test on")
         return Split([rows[:-2] for rows in kept], np.array([rows[-2] for rows in kept]), np.array([rows[-1] for rows in kept]), num_rows)
 
     @property
@@ -80,7 +80,7 @@ def rank(scores: Scores, histories: Sequence[IntArray], targets: IntArray) -> Ra
 
     A target that was used before stays in the second list, as every model must be able to hit it.
     """
-    of_all, of_unseen = [], []
+    of_all, of_unseen = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for first in range(0, len(targets), AT_ONCE):
         part = histories[first : first + AT_ONCE]
         target_B = targets[first : first + AT_ONCE]

@@ -5,6 +5,7 @@ eight. Then the items come as new ones do, known by their content and neighbours
 and slates of ten are to hold what the five were. Shapes: U users, S slots, T targets, R item rows.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ from recsys.abtest import FloatArray, interval_of
 from recsys.bench.rank import COUNTING, RankConfig, Task, decoder_maker, hits, scores_of, trained
 from recsys.bench.ranking import Scores, Split, rank
 
+LOG = logging.getLogger(__name__)
+
 SLATE, TARGETS = 10, 5
 FEWEST = TARGETS + 3
 """Events of a user whose last TARGETS are kept out."""
@@ -31,7 +34,7 @@ GREEDY = 0.01
 
 
 def bench_unseen(items: Sequence[ItemText], sequences: Sequence[IntArray], config: RankConfig, seed: int) -> dict[str, Any]:
-    """More of the key `cold` of `recsys bench rank --json` (no training event at all), and its key `slates`."""
+    """More of the key `cold` of `recsys bench rank --json` (no training event at all), and its key `slates`; None without such users."""
     order = np.random.Generator(np.random.PCG64([seed, 1])).permutation(len(items))
     known = len(items) - round(config.held_out * len(items))  # in the new order, those held out come last
     place = np.argsort(order)
@@ -40,19 +43,25 @@ def bench_unseen(items: Sequence[ItemText], sequences: Sequence[IntArray], confi
     seen = [rows[: -TARGETS if len(rows) >= FEWEST else -1] for rows in users]
     content = ContentRule.fitted(ordered[:known], config.content_dim).vectors(ordered)
     content_RC = np.concatenate([np.zeros((1, config.content_dim), np.float32), content])
-    task = Task(Split.of([rows[rows <= known] for rows in seen], known + 1), content_RC[: known + 1])
+    long, learned = [rows for rows in users if len(rows) >= FEWEST], [rows[rows <= known] for rows in seen]
+    if not any(len(rows) > 3 for rows in learned):
+        LOG.warning("without what is held out nothing is left to learn from: no row for unseen items, no slates")
+        return {"cold": [], "slates": None}
+    task = Task(Split.of(learned, known + 1), content_RC[: known + 1])
     model, _ = trained(decoder_maker(config), task, config, seed)
     assert isinstance(model, NextItemDecoder)
-    model = model.with_items(content[known:])
+    model = model.with_items(content[known:]) if known < len(items) else model
 
     grown = Task(replace(task.split, num_rows=len(items) + 1), content_RC)
     contenders: dict[str, Callable[[Task], Scores]] = {**COUNTING, "decoder": lambda _: scores_of(model)}
     tested = [rows for rows in users if len(rows) >= 3 and rows[-1] > known]
     histories, targets = [rows[:-1] for rows in tested], np.array([rows[-1] for rows in tested], np.int64)
     cold = [hits(name, seed, 0, rank(count(grown), histories, targets).all_U) for name, count in contenders.items()]
+    if not long:
+        return {"cold": cold, "slates": None}
     with config.device.visit(model.module):
         fit_slates(model, task.split.train, seed, num_slots=SLATE, later=TARGETS)
-    return {"cold": cold, "slates": slate_rows(model, [rows for rows in users if len(rows) >= FEWEST], seed)}
+    return {"cold": cold, "slates": slate_rows(model, long, seed)}
 
 
 def slate_rows(model: NextItemDecoder, users: Sequence[IntArray], seed: int) -> list[dict[str, Any]]:
