@@ -65,6 +65,7 @@ from recsys.server import Access
 from recsys.simulate.commands import simulate
 from recsys.verify.commands import verify
 from streaming.address import ITEMS_SUFFIX
+from streaming.clock import SystemClock
 from streaming.log import LogUnavailable, OffsetGone
 
 app = typer.Typer(help="One decoder generates the slate; what users do with it changes the weights within a minute.", no_args_is_help=True)
@@ -288,12 +289,14 @@ def import_(
     LOG.info("reading %s", source)
     frames = readers[form]()
     LOG.info("%d interactions, %d items", frames.interactions.height, frames.items.height)
+    now_ms = SystemClock().now_ms()
+    frames.refuse_future(now_ms)
     if not frames.interactions["shown"].any():
         LOG.warning("nothing in it was shown by a recommender: it is context, and there is nothing to learn from")
     if archive is not None:
         write_import(frames, archive, partitions)
     else:
-        write_history(frames, None, opened(log, partitions=partitions), opened(log, ITEMS_SUFFIX))
+        write_history(frames, None, opened(log, partitions=partitions), opened(log, ITEMS_SUFFIX), now_ms)
     typer.echo(f"wrote {archive or log}", err=True)
 
 

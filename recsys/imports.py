@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recsys.admission import MAX_ID_BYTES
 from streaming.archive import write_archive
 from streaming.events import IMPORTED, Decision, Event, Exposure, Feedback, Interaction, Item, ItemChange, Tick, encode
 from streaming.log import Entry, MemoryLog
@@ -65,11 +66,21 @@ class Frames:
                 f"event_time_ms must be 0 or more (UTC milliseconds) and rise; it begins at {times[0]}, ends at {times[-1]}"
             )
         _check_feedback(self.interactions["feedback"])
+        for ids in (self.interactions["user_id"], self.items["item_id"]):
+            _check_ids(ids)
         if self.items["item_id"].is_duplicated().any():
             raise ImportRefused(f"item_id {self.items['item_id'].filter(self.items['item_id'].is_duplicated())[0]!r} stands twice in items")
         unknown = self.interactions.join(self.items, on="item_id", how="anti")
         if unknown.height:
             raise ImportRefused(f"item_id {unknown['item_id'][0]!r} is in the interactions and not in items")
+
+    def refuse_future(self, now_ms: int) -> None:
+        """ImportRefused for a time after now: joins would go on to it, and call late whatever is logged until then."""
+        later = self.interactions.filter(pl.col("event_time_ms") > now_ms)
+        if later.height:
+            row, when = later.row(-1, named=True), later.select(pl.col("event_time_ms").cast(pl.Datetime("ms")))["event_time_ms"][-1]
+            of = f"user {row['user_id']!r}, item {row['item_id']!r}"
+            raise ImportRefused(f"{of}: its time is {when:%Y-%m-%d %H:%M:%S} UTC, after now; {later.height} rows are in the future")
 
 
 def make_frames(interactions: pl.DataFrame, items: pl.DataFrame) -> Frames:
@@ -97,12 +108,16 @@ def write_import(frames: Frames, directory: Path, num_partitions: int = 4) -> No
     write_archive(items, directory / "items")
 
 
-def import_logs(frames: Frames, num_partitions: int = 4) -> tuple[MemoryLog, MemoryLog]:
-    """The events and the items stream of `frames`, in memory, each partition in time order."""
+def import_logs(frames: Frames, num_partitions: int = 4, ticks_until_ms: int | None = None) -> tuple[MemoryLog, MemoryLog]:
+    """The events and the items stream of `frames`, in memory, each partition in time order.
+
+    Ticks go on until all is closed, or until then: those of a log that goes on itself must not run ahead of it.
+    """
     first_ms = int(frames.interactions["event_time_ms"][0])
     begin_ms = max(first_ms // MINUTE_MS - 1, 0) * MINUTE_MS
     bodies = list(_bodies(frames.interactions, items_offset=frames.items.height))
     minutes = _tick_minutes(np.array([time_ms for time_ms, _, _ in bodies], dtype=np.int64))
+    minutes = [minute for minute in minutes if ticks_until_ms is None or minute * MINUTE_MS <= ticks_until_ms]
     events = MemoryLog(num_partitions)
     events.append(_in_time_order(bodies, minutes, num_partitions))
     items = MemoryLog(1)
@@ -125,6 +140,12 @@ def _check_schema(name: str, frame: pl.DataFrame, schema: pl.Schema) -> None:
     for column, nulls in frame.null_count().row(0, named=True).items():
         if nulls:
             raise ImportRefused(f"{name}.{column} is empty in {nulls} of {frame.height} rows")
+
+
+def _check_ids(ids: pl.Series) -> None:
+    bad = ids.filter((ids.str.len_bytes() == 0) | (ids.str.len_bytes() > MAX_ID_BYTES) | ids.str.contains("\0", literal=True))
+    if bad.len():
+        raise ImportRefused(f"{ids.name} {bad[0][:80]!r} has {len(bad[0].encode())} bytes; it must have 1..{MAX_ID_BYTES}, and no NUL")
 
 
 def _check_feedback(feedback: pl.Series) -> None:

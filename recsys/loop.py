@@ -231,19 +231,21 @@ def toy_scene(minutes: int, seed: int) -> Scene:
 SCENES: dict[str, Callable[[int, int], Scene]] = {"sample": sample_scene, "toy": toy_scene}
 
 
-def write_history(history: Frames, catalogue: Sequence[Item] | None, log: EventLog, items_log: EventLog) -> None:
+def write_history(history: Frames, catalogue: Sequence[Item] | None, log: EventLog, items_log: EventLog, now_ms: int | None = None) -> None:
     """Put a catalogue (None: the history's own) and what was logged before into an empty log, said to be there to start from.
 
+    `now_ms`: the log goes on from then by itself; else time in it stands minutes behind the history, where all of that is closed.
     LogNotEmpty when the log holds records.
     """
     if any(log.end_offsets()) or any(items_log.end_offsets()):
         raise LogNotEmpty(f"the log holds {sum(log.end_offsets())} records; history goes into an empty one only")
-    events, _ = import_logs(history, log.num_partitions)
+    events, _ = import_logs(history, log.num_partitions, now_ms)
     first_ms, last_ms = history.interactions["event_time_ms"][0], history.interactions["event_time_ms"][-1]
     control = Control(kind="warm_start", event_time_ms=first_ms, arguments={"until_ms": str((last_ms // MINUTE_MS + 1) * MINUTE_MS)})
     values = [encode(control, first_ms)]
     values += [encode(ItemChange(event_time_ms=first_ms, item=item), first_ms) for item in catalogue or items_of(history.items)]
-    values.append(encode(Tick(event_time_ms=last_ms + HISTORY_ENDS_MS), last_ms))
+    ends_ms = last_ms + HISTORY_ENDS_MS
+    values.append(encode(Tick(event_time_ms=ends_ms if now_ms is None else min(ends_ms, now_ms)), last_ms))
     items_log.append([Entry(b"", value, 0) for value in values])
     for partition in range(events.num_partitions):
         records = events.read(partition, 0, events.end_offsets()[partition])

@@ -28,6 +28,9 @@ AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on where the l
 Partitions = Annotated[int, typer.Option(min=1, max=1024, help="Partitions of a new log.")]
 
 SQLITE = "sqlite:///"
+RUN_FOLDERS = ("state", "mlflow-artifacts")
+RUN_FILES = ("events.db", "events.db-wal", "events.db-shm", "report.html", "report.json", "mlflow.db")
+RUN_MARK = "RUN"
 LONGEST_LIST = 12
 """A longer one is for programs to read, not for people."""
 
@@ -71,12 +74,19 @@ def peak_rss_mb() -> float:
 
 
 def fresh_directory(out: Path) -> Path:
-    """The state directory of a new run in `out`; removes what an earlier run of ours left there, and nothing else."""
-    for name in ("state", "mlflow-artifacts"):
+    """The state directory of a new run in `out`; removes what an earlier run of ours left there, and nothing else.
+
+    FileExistsError where such things are there and no run of ours has said that it made them: `serve` and `learn` name theirs alike.
+    """
+    there = [name for name in (*RUN_FOLDERS, *RUN_FILES) if (out / name).exists()]
+    if there and not (out / RUN_MARK).exists():
+        raise FileExistsError(f"{out} holds {', '.join(there)}, and no {RUN_MARK}, which a run leaves: give another --out, or remove them")
+    for name in RUN_FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("events.db", "events.db-wal", "events.db-shm", "report.html", "report.json", "mlflow.db"):
+    for name in RUN_FILES:
         (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
+    (out / RUN_MARK).write_text("A run writes here; the next one removes what it leaves.\n")
     return out / "state"
 
 

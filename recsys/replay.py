@@ -44,6 +44,7 @@ def replay(
     """
     mended = repaired(include) if include else {EVENTS: [], ITEMS: []}
     log, items_log = (Mended(ArchiveLog(archive / stream), mended[stream]) for stream in (EVENTS, ITEMS))
+    _refuse_silent(log, items_log)
     first_ms, last_ms = _span_ms(log)
     started = time.perf_counter()
     learner = Learner(
@@ -77,6 +78,15 @@ def replay(
         versions=learner.policy_version,
         seconds=seconds,
     )
+
+
+def _refuse_silent(*logs: EventLog) -> None:
+    """ValueError for a stream without any record in one of its partitions: whatever is written ticks them all, or time stands still."""
+    for log in logs:
+        spans = zip(log.begin_offsets(), log.end_offsets(), strict=True)
+        silent = [partition for partition, (begin, end) in enumerate(spans) if begin == end]
+        if silent:
+            raise ValueError(f"{log.name} has no record of partitions {silent}: time would stand still there")
 
 
 def _span_ms(log: EventLog) -> tuple[int, int]:

@@ -23,8 +23,8 @@ def times_ms(times: pl.Series, path: Path) -> pl.Series:
     if bad.len():
         raise ImportRefused(f"{path}: {times.name} holds {bad[0]!r}, which is no time; {bad.len()} of {times.len()} are not")
     largest = float(numbers.to_numpy().max())
-    # Until the year 5138 seconds are below 1e11, and milliseconds above it since 1973.
-    per_ms = 0.001 if largest < 1e11 else 1.0 if largest < 1e14 else 1000.0
+    # Until the year 5138 seconds are below 1e11, and milliseconds above it since 1973; so too micro- and nanoseconds.
+    per_ms = next((unit for unit, limit in ((0.001, 1e11), (1.0, 1e14), (1e3, 1e17)) if largest < limit), 1e6)
     return (numbers / per_ms).round().cast(pl.Int64)
 
 

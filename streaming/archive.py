@@ -211,9 +211,13 @@ def _refuse_another_log(directory: Path, log: EventLog) -> None:
 
 def _frame_of(segment: Segment) -> pl.DataFrame:
     try:
-        return pl.read_parquet(segment.path, columns=["partition", "offset", "key", "key_bytes", "value"])
+        frame = pl.read_parquet(segment.path, columns=["partition", "offset", "key", "key_bytes", "value"])
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{segment.path} is no whole segment: {str(error).splitlines()[0]}") from None
+    held = frame.select(pl.col("partition").unique().implode(), first=pl.col("offset").min(), last=pl.col("offset").max()).row(0)
+    if held != ([segment.partition], segment.first_offset, segment.last_offset):
+        raise ValueError(f"{segment.path} is no whole segment: it holds offsets {held[1]} to {held[2]} of partition {held[0]}")
+    return frame
 
 
 def _write_segment(directory: Path, records: Sequence[LogRecord]) -> None:

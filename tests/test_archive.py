@@ -215,6 +215,23 @@ def test_a_broken_segment_is_named(directory: Path) -> None:
         everything(ArchiveLog(directory))
 
 
+@pytest.mark.parametrize("kept", [pl.col("offset") < pl.col("offset").max(), pl.col("offset") > pl.col("offset").min(), pl.lit(False)])
+def test_a_segment_without_its_first_or_last_record_is_named(directory: Path, kept: pl.Expr) -> None:
+    write_archive(filled(60), directory)
+    path = segments(directory)[0]
+    pl.read_parquet(path).filter(kept).write_parquet(path)
+    with pytest.raises(ValueError, match=f"{path.name} is no whole segment: it holds offsets"):
+        everything(ArchiveLog(directory))
+
+
+def test_a_segment_under_the_name_of_another_is_named(directory: Path) -> None:
+    write_archive(filled(60), directory)
+    first, *_, last = segments(directory)
+    first.write_bytes(last.read_bytes())
+    with pytest.raises(ValueError, match=f"{first.name} is no whole segment: it holds offsets"):
+        everything(ArchiveLog(directory))
+
+
 def test_other_files_are_left_alone(directory: Path) -> None:
     write_archive(filled(5), directory)
     (directory / "notes.txt").write_text("whose are these?")

@@ -7,6 +7,7 @@ import pytest
 
 from recsys.datasets import Sample, TableColumns, load_kuairand, load_movielens, load_sample, load_table, make_sample
 from recsys.imports import Frames, ImportRefused, import_logs, make_frames, write_import
+from recsys.loop import write_history
 from streaming.archive import ArchiveLog
 from streaming.events import IMPORTED, Record, decision_id_of, decode
 from streaming.joiner import JoinConfig, Joiner
@@ -268,6 +269,29 @@ class TestImport:
         bodies = [r.event.interaction for r in records_of(events) if r.HasField("event")]
         assert [(body.item_id, body.kind, body.value) for body in bodies] == [("x", "watch", 1.0)]
 
+    @pytest.mark.parametrize("unit", [1, 1_000, 1_000_000, 1_000_000_000])
+    def test_times_are_seconds_milli_micro_or_nanoseconds(self, tmp_path: Path, unit: int) -> None:
+        path = tmp_path / "log.csv"
+        path.write_text(f"who,what,when\na,x,{1650582000 * unit}\n")
+        frames = load_table(path, TableColumns(user="who", item="what", time="when"))
+        assert frames.interactions["event_time_ms"].to_list() == [1650582000_000]
+
+    def test_what_is_later_than_now_is_refused_by_name(self, tmp_path: Path) -> None:
+        path = tmp_path / "log.csv"
+        path.write_text("who,what,when\na,x,1650582000\nb,y,1650582001\n")
+        frames = load_table(path, TableColumns(user="who", item="what", time="when"))
+        frames.refuse_future(1650582001_000)
+        with pytest.raises(ImportRefused, match="user 'b', item 'y': its time is 2022-04-21 23:00:01 UTC, after now; 1 rows"):
+            frames.refuse_future(1650582000_999)
+
+    def test_ticks_of_a_log_that_goes_on_do_not_run_ahead(self, kuairand: Path) -> None:
+        frames = load_kuairand(kuairand)
+        last_ms = frames.interactions["event_time_ms"][-1]
+        log, items_log = MemoryLog(3), MemoryLog(1)
+        write_history(frames, None, log, items_log, last_ms + 10_000)
+        times_ms = [record.tick.event_time_ms for of in (log, items_log) for record in records_of(of) if record.HasField("tick")]
+        assert max(times_ms) == last_ms + 10_000
+
     def test_same_rows_same_bytes(self, sample: Sample) -> None:
         frames = sample.frames(until_ms=sample.log["event_time_ms"][0] + 3_600_000)
         assert [digest_of(log) for log in import_logs(frames)] == [digest_of(log) for log in import_logs(frames)]
@@ -294,6 +318,9 @@ class TestImport:
             Frames(interactions=frames.interactions.reverse(), items=frames.items)
         with pytest.raises(ImportRefused, match="is in the interactions and not in items"):
             Frames(interactions=frames.interactions, items=frames.items.head(5))
+        for item_id, why in (("", "has 0 bytes; it must have 1..256"), ("x" * 257, "has 257 bytes"), ("a\0b", "and no NUL")):
+            with pytest.raises(ImportRefused, match=why):
+                Frames(interactions=frames.interactions, items=frames.items.with_columns(item_id=pl.lit(item_id)))
         with pytest.raises(ImportRefused, match="stands twice"):
             Frames(interactions=frames.interactions, items=pl.concat([frames.items, frames.items.head(1)]))
 

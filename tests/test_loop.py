@@ -19,6 +19,7 @@ from recsys.experiment import assign
 from recsys.features import BatchMaker, Lesson, Shelf
 from recsys.loop import Loop
 from recsys.memory import Memory
+from recsys.options import fresh_directory
 from recsys.presets import tiny
 from streaming.events import Decision, Event, Feedback, Interaction, Item, decode, encode
 from streaming.log import Entry, LogRecord, MemoryLog, partition_of
@@ -297,3 +298,19 @@ def _true_click(record: LogRecord, variant: str) -> list[Event]:
     clicked = Event(event_id=f"more-clicked-{decision.decision_id}", user_id=decision.user_id, event_time_ms=decision.event_time_ms + 2)
     clicked.feedback.CopyFrom(Feedback(decision_token=decision.decision_token, slot=slot, kind="click", value=1))
     return [shown, clicked]
+
+
+def test_a_run_removes_what_a_run_left_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    state_dir = fresh_directory(out)
+    state_dir.mkdir()
+    (out / "events.db").write_text("a log of ours")
+    (out / "mine").write_text("theirs")
+    assert fresh_directory(out) == state_dir
+    assert sorted(path.name for path in out.iterdir()) == ["RUN", "mine"]
+    for name in ("events.db", "state"):
+        theirs = tmp_path / f"with {name}"
+        (theirs / name).mkdir(parents=True)
+        with pytest.raises(FileExistsError, match=f"holds {name}, and no RUN, which a run leaves: give another --out"):
+            fresh_directory(theirs)
+        assert (theirs / name).exists()

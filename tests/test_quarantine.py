@@ -165,6 +165,16 @@ def test_a_replay_until_a_version_has_its_weights(recorded: Loop, tmp_path: Path
     assert done.weights_digest == weights_digest(read(recorded.learner.directory / "versions" / str(version)).decoder)
 
 
+@pytest.mark.parametrize("stream", [EVENTS, ITEMS])
+def test_a_replay_without_a_partition_says_so(recorded: Loop, tmp_path: Path, stream: str) -> None:
+    """Time would stand still there, and nothing be learned."""
+    archive = archived(recorded.stage.log, recorded, tmp_path / "archive")
+    for path in (archive / stream).glob("p00000-*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"has no record of partitions \[0\]"):
+        replay(recorded.config, archive, tmp_path / "state", 0, 60)
+
+
 def test_the_bytes_are_found_where_the_record_stands(life: Life) -> None:
     places = broken(life, 2)
     listed = inspected(life.log, life.items_log, life.source.config.join).quarantined[EVENTS]
