@@ -27,6 +27,9 @@ POINTS_PER_CODE = 1024
 BLOCK = 65_536
 """Items that are given codes at once: bounds the memory of what their centroids leave over."""
 
+SEEDS = 2**31
+"""faiss takes a C int."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
@@ -43,6 +46,8 @@ class TokenizerConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"tokenizer.{name} is {value}; it must be {low}..{high}")
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"tokenizer.seed is {self.seed}; it must be 0..{SEEDS - 1}")
 
 
 class Tokenizer:
@@ -66,7 +71,7 @@ class Tokenizer:
         centroids = []
         residual_MC = _drawn(vectors_NC, num_codes * POINTS_PER_CODE, config.seed)
         for level in range(config.levels - 1):
-            centroids.append(_cluster(residual_MC, num_codes, config.iterations, config.seed + level))
+            centroids.append(_cluster(residual_MC, num_codes, config.iterations, (config.seed + level) % SEEDS))
             residual_MC, _ = _next_residual(residual_MC, centroids[-1])
         tokenizer = Tokenizer(config, centroids, np.zeros((0, config.levels), np.int32))
         tokenizer.append(vectors_NC)

@@ -54,7 +54,7 @@ from recsys.options import (
     stop_on_signals,
 )
 from recsys.outcome import progress_of, result_of
-from recsys.presets import Preset, configured
+from recsys.presets import Preset, acting, configured
 from recsys.processes import LearnerProcess, Place, run, server_of, signing_key
 from recsys.quarantine_gate import TooMuchQuarantined
 from recsys.replay import replay as replayed
@@ -131,7 +131,7 @@ def loop(
     print_config: PrintConfig = False,
 ) -> None:
     """The whole loop in one process: a world, the server, the learner and a frozen twin, then a report."""
-    config = configured(preset, settings)
+    config = acting(preset, settings)
     if print_config:
         return _print_config(config)
     if world not in SCENES:
@@ -184,7 +184,7 @@ def serve(
     print_config: PrintConfig = False,
 ) -> None:
     """Serve recommendations over gRPC from the published versions; events and decisions go into the log."""
-    config = configured(preset, [ADDRESS, *(settings or []), *([f"server.address={json.dumps(address)}"] if address else [])])
+    config = acting(preset, [ADDRESS, *(settings or []), *([f"server.address={json.dumps(address)}"] if address else [])])
     if print_config:
         return _print_config(config)
     keys = [signing_key(key, "RECSYS_TOKEN_KEYS") for key in os.environ.get("RECSYS_TOKEN_KEYS", "").split(",") if key]

@@ -38,6 +38,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.default_slate_size <= 100:
             raise ValueError(f"engine.default_slate_size is {self.default_slate_size}; it must be 1..100")
+        if not 0 <= self.future_ms <= 86_400_000:
+            raise ValueError(f"engine.future_ms is {self.future_ms}; it must be 0..86400000")
         if not 1_000 <= self.token_lifetime_ms <= 30 * 86_400_000:
             raise ValueError(f"engine.token_lifetime_ms is {self.token_lifetime_ms}; it must be 1000..2592000000")
 

@@ -123,7 +123,8 @@ def rollback(
     started = time.perf_counter()
     variant = configured(preset, settings).join.variant
     done = roll_back(opened(url, partitions=partitions, existing=True), state / variant, to, SystemClock().now_ms())
-    print_figures(asdict(done), None, started, as_json=as_json)
+    figures = asdict(done)  # whose `version` would be taken for the program's
+    print_figures({"to_version": figures.pop("version")} | figures, None, started, as_json=as_json)
 
 
 def _streams(url: str, archive: Path | None, partitions: int) -> dict[str, EventLog]:

@@ -48,6 +48,9 @@ class MemoryConfig:
             raise ValueError(f"memory.rows is {self.rows}; it must be 1..100000")
         if not 1 <= self.decisions_s <= 86_400:
             raise ValueError(f"memory.decisions_s is {self.decisions_s}; it must be 1..86400")
+        for name in ("kinds", "against"):
+            if not all(isinstance(kind, str) and kind for kind in getattr(self, name)):
+                raise ValueError(f"memory.{name} are {getattr(self, name)}; they must be texts")
         if self.until_ms < 0:
             raise ValueError(f"memory.until_ms is {self.until_ms}; it must be 0 (never) or a time, UTC milliseconds")
 

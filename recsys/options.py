@@ -27,7 +27,6 @@ State = Annotated[Path, typer.Option(help="Directory of versions and checkpoints
 AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on where the log does when retention has deleted what comes next.")]
 Partitions = Annotated[int, typer.Option(min=1, max=1024, help="Partitions of a new log.")]
 
-SQLITE = "sqlite:///"
 RUN_FOLDERS = ("state", "mlflow-artifacts")
 RUN_FILES = ("events.db", "events.db-wal", "events.db-shm", "report.html", "report.json", "mlflow.db")
 RUN_MARK = "RUN"
@@ -40,14 +39,12 @@ def opened(
 ) -> EventLog:
     """The log at `url`, with the RECSYS_KAFKA_* settings of the environment.
 
-    ValueError where it must be `lasting` and is this process's memory; FileNotFoundError where it must be `existing` and is no file.
+    ValueError where it must be `lasting` and is this process's memory; where it must be `existing` nothing is made (see `open_log`).
     """
     if lasting and url == "memory:":
         raise ValueError("--log memory: would be gone when this ends; name a file or a topic")
-    if existing and url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
-        raise FileNotFoundError(f"{url}: there is no such log")
     security = {name.removeprefix("RECSYS_KAFKA_").lower(): value for name, value in os.environ.items() if name.startswith("RECSYS_KAFKA_")}
-    return open_log(url, suffix, partitions, kafka_security=security or None, timeout_s=timeout_s)
+    return open_log(url, suffix, partitions, kafka_security=security or None, timeout_s=timeout_s, existing=existing)
 
 
 def stop_on_signals() -> threading.Event:

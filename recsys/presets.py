@@ -67,3 +67,12 @@ def configured(preset: str, settings: Sequence[str] | None) -> Config:
     if preset not in PRESETS:
         raise ValueError(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     return with_settings(PRESETS[preset](), settings or [])
+
+
+def acting(preset: str, settings: Sequence[str] | None) -> Config:
+    """The same of what answers requests: ValueError also where the variant that learns is none of those that answer."""
+    config = configured(preset, settings)
+    variants = [name for name, _ in config.experiment.variants]
+    if config.join.variant not in variants:
+        raise ValueError(f"join.variant is {config.join.variant!r}; it must be one of experiment.variants: {', '.join(variants)}")
+    return config

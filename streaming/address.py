@@ -22,11 +22,12 @@ def open_log(
     *,
     kafka_security: Mapping[str, str] | None = None,
     timeout_s: float = 10.0,
+    existing: bool = False,
 ) -> EventLog:
     """The log at `url`; `topic_suffix` ".items" means the catalogue's stream beside it, which has one partition.
 
-    `timeout_s` is how long a call waits before LogUnavailable. ValueError for another kind of URL; LogUnavailable when a file
-    can't be opened (a Kafka that is away is found out by the first call).
+    `timeout_s` is how long a call waits before LogUnavailable; with `existing` nothing is made (see SqliteLog and KafkaLog).
+    ValueError for another kind of URL; LogUnavailable when a file can't be opened (a Kafka that is away is found out by the first call).
     """
     if topic_suffix == ITEMS_SUFFIX:
         num_partitions = 1
@@ -34,11 +35,11 @@ def open_log(
         return MemoryLog(num_partitions)
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite" and rest.startswith("///") and len(rest) > len("///"):
-        return SqliteLog(rest.removeprefix("///"), EVENTS + topic_suffix, num_partitions, timeout_s=timeout_s)
+        return SqliteLog(rest.removeprefix("///"), EVENTS + topic_suffix, num_partitions, timeout_s=timeout_s, existing=existing)
     bootstrap, _, topic = rest.removeprefix("//").partition("/")
     if scheme == "kafka" and rest.startswith("//") and bootstrap and topic and "/" not in topic:
         # Here and not above: who has no Kafka shouldn't pay for importing its client.
         from streaming.kafka_log import KafkaLog  # noqa: PLC0415
 
-        return KafkaLog(bootstrap, topic + topic_suffix, num_partitions, security=kafka_security, timeout_s=timeout_s)
+        return KafkaLog(bootstrap, topic + topic_suffix, num_partitions, security=kafka_security, timeout_s=timeout_s, existing=existing)
     raise ValueError(f"no log at {url!r}; allowed are {FORMS}")

@@ -55,7 +55,7 @@ class KafkaLog:
     has TOPIC_CONFIGS and the broker's default replication factor. No call waits for the broker much longer than
     `timeout_s`: then LogUnavailable; a later call finds the broker again by itself.
     ValueError for settings that make no sense, and by any call for a topic with another number of partitions: keys would
-    be looked for where they are not.
+    be looked for where they are not. With `existing` nothing is made: ValueError by any call when there is no such topic.
     """
 
     def __init__(
@@ -66,12 +66,13 @@ class KafkaLog:
         *,
         security: Mapping[str, str] | None = None,
         timeout_s: float = 10.0,
+        existing: bool = False,
     ) -> None:
         if num_partitions < 1:
             raise ValueError(f"num_partitions is {num_partitions}; at least 1")
         if timeout_s <= 0:
             raise ValueError(f"timeout_s is {timeout_s}; more than 0")
-        self.num_partitions = num_partitions
+        self.num_partitions, self._existing = num_partitions, existing
         self._bootstrap, self._topic, self._timeout_s = bootstrap, topic, timeout_s
         self._places = [TopicPartition(topic, partition) for partition in range(num_partitions)]
         self._known_ends = [0] * num_partitions
@@ -161,11 +162,13 @@ class KafkaLog:
         }
 
     def _open_topic(self) -> None:
-        """Create the topic when absent and check its partitions."""
+        """Create the topic when absent, unless it must be there, and check its partitions."""
         with _closing_failed(self._connection) as settings:
             admin = KafkaAdminClient(**settings)
         with contextlib.closing(admin):
             if not admin.describe_topics([self._topic])[0]["partitions"]:
+                if self._existing:
+                    raise ValueError(f"{self.name}: there is no such log")
                 # Another process may create it at the same moment.
                 with contextlib.suppress(TopicAlreadyExistsError):
                     admin.create_topics({self._topic: {"num_partitions": self.num_partitions, "configs": TOPIC_CONFIGS}})

@@ -35,11 +35,13 @@ DROP = 'DELETE FROM records WHERE topic_id = ? AND partition = ? AND "offset" < 
 class SqliteLog:
     """One topic in the file at `path`, made with its folders when absent; a file may hold several topics.
 
-    `timeout_s` is how long a call waits for another process's write before LogUnavailable.
-    ValueError when the topic exists with another number of partitions.
+    `timeout_s` is how long a call waits for another process's write before LogUnavailable. With `existing` nothing is made:
+    FileNotFoundError when there is no such topic. ValueError when the topic exists with another number of partitions.
     """
 
-    def __init__(self, path: str | Path, topic: str = "events", num_partitions: int = 4, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, path: str | Path, topic: str = "events", num_partitions: int = 4, *, timeout_s: float = 10.0, existing: bool = False
+    ) -> None:
         if num_partitions < 1:
             raise ValueError(f"num_partitions is {num_partitions}; at least 1")
         self.num_partitions = num_partitions
@@ -47,6 +49,8 @@ class SqliteLog:
         self._path = Path(path)
         # One connection each for writing and reading: a reader of the last snapshot never waits for an fsync.
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        if existing and not self._is_there(topic):
+            raise FileNotFoundError(f"{self.name}: there is no such log")
         with contextlib.ExitStack() as undo, self._unavailable():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = undo.enter_context(contextlib.closing(self._connect(timeout_s)))
@@ -105,6 +109,13 @@ class SqliteLog:
         connection = sqlite3.connect(self._path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA synchronous = FULL")
         return connection
+
+    def _is_there(self, topic: str) -> bool:
+        if not self._path.exists():
+            return False
+        with self._unavailable(), contextlib.closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            has_topics = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'topics'").fetchone()
+            return bool(has_topics and connection.execute("SELECT 1 FROM topics WHERE name = ?", (topic,)).fetchone())
 
     def _open_topic(self, name: str) -> int:
         self._writer.execute("PRAGMA journal_mode = WAL")

@@ -39,7 +39,8 @@ def test_rates_and_growth_are_there() -> None:
     assert rates["join_events_per_s"] > 2 * rates["joined_per_s"] > 0
     found = growth([1_000, 2_000], seed=0, counted=5_000)
     assert [row["open_decisions"] for row in found["growth"]] == [1_000, 2_000]
-    assert found["cost_ratio_1e6_to_1e4_open"] > 0
+    assert all(row["us_per_event"] > 0 for row in found["growth"])
+    assert found["cost_ratio_1e6_to_1e4_open"] is None  # these are not 10⁴ and 10⁶
     assert not_measured()["rows"] == []
     assert not_measured()["ratio_to_quix"] is None
 

@@ -64,8 +64,8 @@ def opener() -> Iterator[Opener]:
     """Opens logs and closes them after the test."""
     opened: list[EventLog] = []
 
-    def open_one(url: str, topic_suffix: str = "", num_partitions: int = 4) -> EventLog:
-        opened.append(open_log(url, topic_suffix, num_partitions))
+    def open_one(url: str, topic_suffix: str = "", num_partitions: int = 4, *, existing: bool = False) -> EventLog:
+        opened.append(open_log(url, topic_suffix, num_partitions, existing=existing))
         return opened[-1]
 
     yield open_one
@@ -251,6 +251,26 @@ def test_reopened_with_another_number_of_partitions(durable_url: str, opener: Op
     opener(durable_url).end_offsets()
     with pytest.raises(ValueError, match="has 4 partitions and was opened with 8"):
         opener(durable_url, num_partitions=8).end_offsets()
+
+
+def test_what_must_be_there_is_not_made(durable_url: str, opener: Opener) -> None:
+    for _ in range(2):
+        with pytest.raises((FileNotFoundError, ValueError), match="there is no such log"):
+            opener(durable_url, existing=True).end_offsets()
+    opener(durable_url).append([Entry(b"a", b"b")])
+    assert sum(opener(durable_url, existing=True).end_offsets()) == 1
+    with pytest.raises((FileNotFoundError, ValueError), match="there is no such log"):
+        opener(durable_url, ".items", existing=True).end_offsets()
+
+
+def test_a_file_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE users (name)")
+    before = path.read_bytes()
+    with pytest.raises(FileNotFoundError, match="there is no such log"):
+        SqliteLog(path, existing=True)
+    assert path.read_bytes() == before
 
 
 def test_memory_log_refuses_no_partitions() -> None:

@@ -105,7 +105,8 @@ def test_a_look_at_what_was_appended_since(request: pytest.FixtureRequest, tmp_p
     """By the time of the world, which is years from the broker's."""
     bootstrap = request.getfixturevalue("broker").bootstrap if form == "kafka" else ""
     url = f"kafka://{bootstrap}/since-{uuid.uuid4().hex}" if bootstrap else f"sqlite:///{tmp_path / 'log.db'}"
-    with closing(open_log(url)) as log, closing(open_log(url, ITEMS_SUFFIX)):
+    with closing(open_log(url)) as log, closing(open_log(url, ITEMS_SUFFIX)) as items_log:
+        items_log.end_offsets()  # makes the topic
         for minute in range(60):
             now_ms = minute * 60_000
             log.append([Entry(b"", encode(tick(now_ms), now_ms), partition) for partition in range(4)])

@@ -136,7 +136,9 @@ def generate(
 @bench.command("train")
 def train(
     sequences: SequencesFile = None,
-    rectools_python: Annotated[Path | None, typer.Option(help="The interpreter of an environment with RecTools (see README).")] = None,
+    rectools_python: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The interpreter of an environment with RecTools (see README).")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps timed of each.")] = 40,
     seed: Seed = 0,
     settings: Settings = None,
