@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from models import artifact as artifacts
 from models.artifact import BadArtifact
 from recsys.cli import app
+from recsys.imports import ImportRefused
 from tests.artifacts import item_ids, small_artifact
 
 COMMON = {"version", "seed", "threads", "seconds", "peak_rss_mb"}
@@ -88,3 +89,12 @@ def test_artifact_tells_of_a_version_and_refuses_a_damaged_one(tmp_path: Path) -
     (directory / "vocabulary.json").write_text("[]")
     with pytest.raises(BadArtifact, match=r"7: vocabulary\.json has digest"):
         printed("artifact", directory)
+
+
+def test_a_history_of_the_future_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    table, log = tmp_path / "log.csv", tmp_path / "log.db"
+    table.write_text("user_id,item_id,time\na,x,1650582000\nb,y,4102444800\n")
+    refused = CliRunner().invoke(app, ["data", "import", str(table), "--log", f"sqlite:///{log}"])
+    assert isinstance(refused.exception, ImportRefused)
+    assert "user 'b', item 'y': its time is 2100-01-01 00:00:00 UTC, after now" in str(refused.exception)
+    assert not log.exists()

@@ -5,15 +5,19 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 from test_recovery import Life
+from typer.testing import CliRunner
 
 from models.artifact import BadArtifact, read, weights_digest
 from recsys import publisher
 from recsys.controls import ROLLBACK, Controls, Rollback, Span
 from recsys.durable import numbered
+from recsys.log_commands import rollback
 from recsys.loop import Loop, Scene, Stage, toy_scene
 from recsys.presets import tiny
 from recsys.publisher import VERSIONS_KEPT
@@ -26,8 +30,9 @@ from streaming.archive import EVENTS, ITEMS, write_archive
 from streaming.events import Control, Record, Tick, decode, encode
 from streaming.joiner import Asked, JoinConfig
 from streaming.log import Entry, EventLog, MemoryLog, batches
+from streaming.sqlite_log import SqliteLog
 from tests.artifacts import item_ids, small_artifact
-from tests.runs import learned
+from tests.runs import learned, only_object
 
 MINUTES, GOOD, BAD = 8, 2, 4
 """World minutes; the last version before the poison; the version at which somebody sees it."""
@@ -334,3 +339,25 @@ def _current(life: Life) -> publisher.Published:
 
 def _digest_of_version(directory: Path, version: int) -> str:
     return weights_digest(read(directory / "versions" / str(version)).decoder)
+
+
+def test_the_command_says_to_which_version_it_went(recorded: Loop, tmp_path: Path) -> None:
+    life = Life(recorded, tmp_path / "state", log=SqliteLog(tmp_path / "log.db"))
+    life.live(lambda: life.learner.policy_version == BAD)
+    life.learner.close()
+    life.log.close()
+    command = typer.Typer()
+    command.command()(rollback)
+    arguments = [
+        "--log",
+        f"sqlite:///{tmp_path / 'log.db'}",
+        "--state",
+        str(life.state_dir),
+        "--to",
+        str(GOOD),
+        "--preset",
+        "tiny",
+        "--json",
+    ]
+    said = only_object(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)
+    assert (said["to_version"], said["from_version"], said["version"]) == (GOOD, BAD, version("recsys"))
