@@ -300,9 +300,23 @@ def _table_items(path: Path | None, item_column: str) -> pl.DataFrame:
         return pl.DataFrame(schema=ITEMS)
     table = columns_of(read_table(path), [item_column], path, keep_others=True)
     refuse_nulls(table, [item_column], path)
-    attributes = {name: pl.col(name) for name in table.columns if name not in {item_column, "title"}}
+    attributes: dict[str, pl.Expr] = {}
+    for name in table.columns:
+        if name not in {item_column, "title"}:
+            attributes |= _values_of(table[name], path)
     title = pl.col("title").cast(pl.String).fill_null("") if "title" in table.columns else pl.lit("")
     return table.select(item_id=pl.col(item_column).cast(pl.String), title=title, attributes=_pairs(attributes))
+
+
+def _values_of(cells: pl.Series, path: Path) -> dict[str, pl.Expr]:
+    """A column as attributes; that of a list is one by place, as `genre1`, `genre2`."""
+    inner = cells.dtype.inner if isinstance(cells.dtype, pl.List) else cells.dtype
+    if inner is None or inner.is_nested() or inner in {pl.Binary, pl.Object}:
+        raise ImportRefused(f"{path}: {cells.name} holds {cells.dtype}; it must hold texts, numbers, booleans, times or lists of them")
+    if not isinstance(cells.dtype, pl.List):
+        return {cells.name: pl.col(cells.name)}
+    longest = max(cells.list.len().drop_nulls().to_list(), default=0)
+    return {f"{cells.name}{place + 1}": pl.col(cells.name).list.get(place, null_on_oob=True) for place in range(longest)}
 
 
 def _entry(kind: str | pl.Expr, value: pl.Expr, *, when: pl.Expr, delay_ms: pl.Expr | None = None) -> pl.Expr:

@@ -11,15 +11,20 @@ from recsys.imports import ImportRefused
 _ATOMIC = {"token": pl.String(), "float": pl.Float64(), "token_seq": pl.List(pl.String), "float_seq": pl.List(pl.Float64)}
 """The types that a column of an atomic file can have."""
 
+LATEST = 1e19
+"""Nanoseconds until the year 2286."""
+
 
 def times_ms(times: pl.Series, path: Path) -> pl.Series:
     """UTC milliseconds. ImportRefused names the first time that can't be read."""
-    if times.dtype.is_temporal():
+    if isinstance(times.dtype, pl.Date | pl.Datetime):
         return times.cast(pl.Datetime("ms")).dt.epoch("ms")
+    if not (times.dtype.is_numeric() or times.dtype == pl.String):
+        raise ImportRefused(f"{path}: {times.name} holds {times.dtype}; it must hold numbers, texts in ISO 8601, dates or dates with times")
     numbers = times.cast(pl.Float64, strict=False)
     if times.dtype == pl.String and numbers.null_count() == times.len():
         return pl.Series([_iso_ms(text, path, times.name) for text in times], dtype=pl.Int64)
-    bad = times.filter(~(numbers.is_finite() & (numbers >= 0)).fill_null(value=False))
+    bad = times.filter(~(numbers.is_finite() & (numbers >= 0) & (numbers < LATEST)).fill_null(value=False))
     if bad.len():
         raise ImportRefused(f"{path}: {times.name} holds {bad[0]!r}, which is no time; {bad.len()} of {times.len()} are not")
     largest = float(numbers.to_numpy().max())

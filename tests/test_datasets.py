@@ -276,6 +276,34 @@ class TestImport:
         frames = load_table(path, TableColumns(user="who", item="what", time="when"))
         assert frames.interactions["event_time_ms"].to_list() == [1650582000_000]
 
+    @pytest.mark.parametrize(
+        ("times", "said"),
+        [
+            (pl.Series([[1], [2]]), r"when holds List\(Int64\); it must hold numbers"),
+            (pl.Series(["10:00:00", "10:01:00"]).str.to_time(), "when holds Time; it must hold numbers"),
+            (pl.Series([1e300, 5.0]), "when holds 1e\\+300, which is no time; 1 of 2"),
+        ],
+    )
+    def test_times_of_another_kind_are_refused_by_column(self, tmp_path: Path, times: pl.Series, said: str) -> None:
+        path = tmp_path / "log.parquet"
+        pl.DataFrame({"who": ["a", "b"], "what": ["x", "y"], "when": times}).write_parquet(path)
+        with pytest.raises(ImportRefused, match=said):
+            load_table(path, TableColumns(user="who", item="what", time="when"))
+
+    def test_a_list_of_an_item_is_an_attribute_by_place(self, tmp_path: Path) -> None:
+        log, items = tmp_path / "log.csv", tmp_path / "items.parquet"
+        log.write_text("who,what,when\na,x,1650582000\n")
+        pl.DataFrame({"what": ["x", "y"], "genre": [["a", "b"], None], "year": [1979, 1986]}).write_parquet(items)
+        columns = TableColumns(user="who", item="what", time="when")
+        found = {
+            row["item_id"]: {pair["key"]: pair["value"] for pair in row["attributes"]}
+            for row in load_table(log, columns, items).items.to_dicts()
+        }
+        assert found == {"x": {"genre1": "a", "genre2": "b", "year": "1979"}, "y": {"year": "1986"}}
+        pl.DataFrame({"what": ["x"], "cover": [b"png"]}).write_parquet(items)
+        with pytest.raises(ImportRefused, match="cover holds Binary; it must hold texts"):
+            load_table(log, columns, items)
+
     def test_what_is_later_than_now_is_refused_by_name(self, tmp_path: Path) -> None:
         path = tmp_path / "log.csv"
         path.write_text("who,what,when\na,x,1650582000\nb,y,1650582001\n")
