@@ -7,6 +7,7 @@ whoever drives the process; calls are answered by their own threads meanwhile.
 import hmac
 import logging
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -126,9 +127,19 @@ class Access:
             raise ValueError("tls_client_ca is given without tls_certificate: clients can only be known over TLS")
 
     def credentials(self) -> Any | None:
-        """What gRPC needs for TLS, read from the files now (OSError); None without TLS."""
+        """What gRPC needs for TLS, read from the files now; None without TLS. OSError for one that is not there, ValueError for one
+        that holds something else: gRPC would say that it can't listen.
+        """
         if self.tls_certificate is None or self.tls_key is None:
             return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.tls_certificate, self.tls_key, password="")  # an encrypted one is asked for on the terminal else
+            if self.tls_client_ca:
+                context.load_verify_locations(self.tls_client_ca)
+        except ssl.SSLError as error:
+            files = ", ".join(str(path) for path in (self.tls_certificate, self.tls_key, self.tls_client_ca) if path)
+            raise ValueError(f"{files}: not a certificate in PEM with its key ({error.reason or error})") from None
         pair = self.tls_key.read_bytes(), self.tls_certificate.read_bytes()
         ca = self.tls_client_ca.read_bytes() if self.tls_client_ca else None
         return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)

@@ -101,3 +101,10 @@ def test_mutual_tls(client: str | None, ca: str, is_known: bool, certificates: P
 def test_access_that_would_be_open_by_mistake_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Access(**fields)
+
+
+@pytest.mark.parametrize(("certificate", "key"), [("names", "server.key"), ("server.pem", "names"), ("server.pem", "client.key")])
+def test_files_that_hold_no_certificate_with_its_key_are_named(certificates: Path, certificate: str, key: str) -> None:
+    access = Access(tls_certificate=certificates / certificate, tls_key=certificates / key)
+    with pytest.raises(ValueError, match=f"{certificate}, .*{key}: not a certificate in PEM with its key"):
+        access.credentials()
