@@ -25,7 +25,7 @@ from models.successors import SuccessorCounts
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 
-FORMAT = 9
+FORMAT = 8
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 TENSORS = ("items", "trie", "weights")

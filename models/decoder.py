@@ -253,11 +253,9 @@ class Decoder(nn.Module):
         """The shared vectors of these rows (ascending, each once), with gradient where it is on."""
         row_N = torch.as_tensor(rows_N)
         learned_ND = self.table(row_N) if torch.is_grad_enabled() else self.table.weight[row_N]
-        return Vectors(row_N, *item_vectors(learned_ND, self.from_content.weight, self.content_RC[run_of(rows_N)]))
-
-    def node_vectors(self, level: int, code_P: Tensor, content_PC: Tensor) -> Tensor:
-        """Children of inner nodes as output, unit vectors, (P, D): what was learned of the code, and, as of items, the (mean) content."""
-        return F.normalize(F.embedding(code_P, self.code_weights()[level]) + self.from_content(content_PC), dim=-1)
+        item_ND, leaf_ND = item_vectors(learned_ND, self.from_content.weight, self.content_RC[run_of(rows_N)])
+        codes = [F.normalize(weight, dim=-1) for weight in self.code_weights()]
+        return Vectors(row_N, item_ND, leaf_ND, codes)
 
     def hint_logits(self) -> Tensor:
         """What a row adds to the logits of its own item and of those that followed it, by level, kind and age, (2, K, kinds, AGES)."""
@@ -351,8 +349,9 @@ class Decoder(nn.Module):
         suits_Q = self._suited(record, self.content_RC[item_Q])
         return fit_Q + self.value_level(state_QD, record.counts_QK) + suits_Q + self.value_bias[item_Q]
 
-    def code_value_logits(self, vector_QD: Tensor, state_QD: Tensor, record: Record, code_Q: Tensor, level: int) -> Tensor:
-        """The same of a child of an inner level with this vector and code, (Q,): the reward of what was shown under it."""
+    def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, code_Q: Tensor, level: int) -> Tensor:
+        """The same of a code of an inner level, (Q,): the reward of what was shown under it."""
+        vector_QD = F.embedding(code_Q, vectors.code_VD[level])
         return self.fit(state_QD, vector_QD) + self.value_level(state_QD, record.counts_QK) + self.code_value[level][code_Q]
 
     def fit(self, state_QD: Tensor, vector_QD: Tensor) -> Tensor:
