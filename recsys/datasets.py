@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from recsys.imports import ITEMS, MINUTE_MS, PAIRS, WATCH, Frames, ImportRefused, make_frames
-from recsys.tables import all_files, columns_of, one_file, read_split, read_table, refuse_nulls, times_ms
+from recsys.tables import all_files, columns_of, one_file, read_split, read_table, refuse_nested, refuse_nulls, times_ms
 
 CLICK_DELAY_CAP_MS = 50_000
 """KuaiRand tells no click time. We take time_ms + play_time_ms, at most this: an assumption; it must lie in the 60 s window."""
@@ -310,9 +310,7 @@ def _table_items(path: Path | None, item_column: str) -> pl.DataFrame:
 
 def _values_of(cells: pl.Series, path: Path) -> dict[str, pl.Expr]:
     """A column as attributes; that of a list is one by place, as `genre1`, `genre2`."""
-    inner = cells.dtype.inner if isinstance(cells.dtype, pl.List) else cells.dtype
-    if inner is None or inner.is_nested() or inner in {pl.Binary, pl.Object}:
-        raise ImportRefused(f"{path}: {cells.name} holds {cells.dtype}; it must hold texts, numbers, booleans, times or lists of them")
+    refuse_nested(cells, path)
     if not isinstance(cells.dtype, pl.List):
         return {cells.name: pl.col(cells.name)}
     longest = max(cells.list.len().drop_nulls().to_list(), default=0)

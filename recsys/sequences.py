@@ -16,7 +16,7 @@ import polars as pl
 
 from models.content import ItemText
 from recsys.imports import ImportRefused
-from recsys.tables import read_table, refuse_nulls, times_ms
+from recsys.tables import read_table, refuse_nested, refuse_nulls, times_ms
 
 Numbers = npt.NDArray[np.int64]
 Values = list[str | tuple[str, ...] | None]
@@ -118,9 +118,7 @@ def _titles(cells: pl.Series) -> list[str]:
 
 def _values(cells: pl.Series, path: Path) -> Values:
     """What each cell says: a text, several as a tuple, or nothing."""
-    inner = cells.dtype.inner if isinstance(cells.dtype, pl.List) else cells.dtype
-    if inner is None or inner.is_nested() or inner in {pl.Binary, pl.Object}:
-        raise ImportRefused(f"{path}: {cells.name} holds {cells.dtype}; it must hold texts, numbers, booleans, times or lists of them")
+    refuse_nested(cells, path)
     if isinstance(cells.dtype, pl.List):
         lists = cells.cast(pl.List(pl.String))
     else:

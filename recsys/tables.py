@@ -103,6 +103,13 @@ def refuse_nulls(table: pl.DataFrame, names: Sequence[str], path: Path) -> None:
             raise ImportRefused(f"{path}: {name} is empty in {table[name].null_count()} of {table.height} rows")
 
 
+def refuse_nested(cells: pl.Series, path: Path) -> None:
+    """ImportRefused for a column that holds neither values nor lists of them."""
+    inner = cells.dtype.inner if isinstance(cells.dtype, pl.List) else cells.dtype
+    if inner is None or inner.is_nested() or inner in {pl.Binary, pl.Object}:
+        raise ImportRefused(f"{path}: {cells.name} holds {cells.dtype}; it must hold texts, numbers, booleans, times or lists of them")
+
+
 def all_files(directory: Path, patterns: Sequence[str]) -> list[Path]:
     """The files of the first pattern that has any, in `directory` or its `data/` (as the archives unpack), by name."""
     for pattern in patterns:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from recsys.bench.stream import CONFIG, beside_others, from_memory, growth, not_measured
+from recsys.bench.stream import CONFIG, beside_others, cost_ratio, from_memory, growth, not_measured
 from recsys.bench.stream_engines import told
 from recsys.bench.stream_source import StreamSize, stream
 from streaming.events import decode
@@ -41,6 +41,7 @@ def test_rates_and_growth_are_there() -> None:
     assert [row["open_decisions"] for row in found["growth"]] == [1_000, 2_000]
     assert all(row["us_per_event"] > 0 for row in found["growth"])
     assert found["cost_ratio_1e6_to_1e4_open"] is None  # these are not 10⁴ and 10⁶
+    assert cost_ratio([{"open_decisions": 10**4, "us_per_event": 8.0}, {"open_decisions": 10**6, "us_per_event": 6.0}]) == 0.75
     assert not_measured()["rows"] == []
     assert not_measured()["ratio_to_quix"] is None
 

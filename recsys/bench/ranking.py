@@ -33,7 +33,7 @@ class Split:
     def of(sequences: Sequence[IntArray], num_rows: int) -> "Split":
         """Users with fewer than three items are left out; ValueError when nobody has more."""
         kept = [rows for rows in sequences if len(rows) >= 3]
-        if not any(len(rows) > 3 for rows in kept):
+        if not teaches(kept):
             raise ValueError(f"none of {len(sequences)} sequences has four items or more: nothing to train, validate and test on")
         return Split([rows[:-2] for rows in kept], np.array([rows[-2] for rows in kept]), np.array([rows[-1] for rows in kept]), num_rows)
 
@@ -45,6 +45,11 @@ class Split:
     def counts(self) -> IntArray:
         """Events of each row to learn from, (R,)."""
         return np.bincount(np.concatenate(self.train), minlength=self.num_rows)
+
+
+def teaches(sequences: Sequence[IntArray]) -> bool:
+    """Whether something follows something else in anybody's, once the two that validate and test are out."""
+    return any(len(rows) > 3 for rows in sequences)
 
 
 @dataclass(frozen=True)

@@ -84,18 +84,23 @@ def from_memory(decisions: int, seed: int) -> dict[str, float]:
     return {"join_events_per_s": len(records) / seconds, "joined_per_s": examples / seconds}
 
 
+def cost_ratio(rows: Sequence[dict[str, float]]) -> float | None:
+    """Processor time an event at 10⁶ open decisions by that at 10⁴; None where the rows are of other numbers."""
+    cost = {row["open_decisions"]: row["us_per_event"] for row in rows}
+    return cost[10**6] / cost[10**4] if cost.keys() >= {10**4, 10**6} else None
+
+
 def growth(open_decisions: Sequence[int], seed: int, counted: int = 40_000) -> dict[str, Any]:
     """What an open decision costs: bytes beyond its own logged ones, and processor time an event as they become more.
 
     Decisions come at the rate at which so many are open, each is shown and some are clicked; time is taken of about twice
     `counted` records, once as many decisions close as open.
     """
-    whole = list(open_decisions) == [10**4, 10**6]
     rows = [_in_a_new_process(_grown, number, seed, counted) for number in open_decisions]
     return {
         "growth": rows,
         "bytes_per_open_decision": rows[-1]["bytes_per_open_decision"],
-        "cost_ratio_1e6_to_1e4_open": rows[-1]["us_per_event"] / rows[0]["us_per_event"] if whole else None,
+        "cost_ratio_1e6_to_1e4_open": cost_ratio(rows),
         "joiner_snapshot_s": rows[-1]["snapshot_s"],
         "joiner_block_ms": rows[-1]["block_ms"],
         "joiner_restore_s": rows[-1]["restore_s"],

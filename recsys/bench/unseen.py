@@ -21,7 +21,7 @@ from models.trie import IntArray, Legal
 from models.walk import Rule
 from recsys.abtest import FloatArray, interval_of
 from recsys.bench.rank import COUNTING, RankConfig, Task, decoder_maker, hits, scores_of, trained
-from recsys.bench.ranking import Scores, Split, rank
+from recsys.bench.ranking import Scores, Split, rank, teaches
 
 LOG = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def bench_unseen(items: Sequence[ItemText], sequences: Sequence[IntArray], confi
     content = ContentRule.fitted(ordered[:known], config.content_dim).vectors(ordered)
     content_RC = np.concatenate([np.zeros((1, config.content_dim), np.float32), content])
     long, learned = [rows for rows in users if len(rows) >= FEWEST], [rows[rows <= known] for rows in seen]
-    if not any(len(rows) > 3 for rows in learned):
+    if not teaches(learned):
         LOG.warning("without what is held out nothing is left to learn from: no row for unseen items, no slates")
         return {"cold": [], "slates": None}
     task = Task(Split.of(learned, known + 1), content_RC[: known + 1])
