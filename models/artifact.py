@@ -19,13 +19,13 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from models.content import ContentRule, Projection
-from models.decoder import Decoder, DecoderConfig
+from models.decoder import Decoder, DecoderConfig, centroids_name
 from models.embeddings import capacity_for
 from models.successors import SuccessorCounts
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
 
-FORMAT = 8
+FORMAT = 10
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 TENSORS = ("items", "trie", "weights")
@@ -144,7 +144,7 @@ def weights_digest(decoder: Decoder) -> str:
 
 
 def _item_arrays(artifact: Artifact) -> Arrays:
-    arrays: Arrays = {
+    return {
         "ids": artifact.tokenizer.ids_NK,
         "retired": artifact.retired_N,
         "followed": artifact.followed.key_P,
@@ -154,7 +154,6 @@ def _item_arrays(artifact: Artifact) -> Arrays:
         "embedding_mean": artifact.content.embedding.mean_G,
         "embedding_basis": artifact.content.embedding.basis_GC,
     }
-    return arrays | {f"centroids.{level}": centroids for level, centroids in enumerate(artifact.tokenizer.centroids)}
 
 
 def _refuse_other_formats(directory: Path, manifest: Any) -> None:
@@ -169,16 +168,17 @@ def _assembled(manifest: Mapping[str, Any], item_ids: tuple[str, ...], files: Ma
     items, weights = files["items"], files["weights"]
     config, sizes = TokenizerConfig(**manifest["tokenizer"]), dict(manifest["decoder"])
     codes, num_kinds, against = (sizes.pop(name) for name in ("codes", "num_kinds", "against"))
+    centroids = [weights[centroids_name(level)] for level in range(config.levels - 1)]
     _refuse_misfits(items, weights, (len(item_ids), config.levels), codes)
     trie = Trie.of_tensors(files["trie"], config.levels)
     if not trie.is_of(items["ids"]):
         raise ValueError("the trie is of another version: its leaves are not the ids")
     tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
-    decoder = Decoder(DecoderConfig(**sizes), codes=codes, content_RC=tensors["content_RC"], num_kinds=num_kinds, against=against)
+    decoder = Decoder(DecoderConfig(**sizes), centroids=centroids, content_RC=tensors["content_RC"], num_kinds=num_kinds, against=against)
     decoder.load_state_dict(tensors)
     return Artifact(
         decoder=decoder.eval(),
-        tokenizer=Tokenizer(config, [items[f"centroids.{level}"] for level in range(config.levels - 1)], items["ids"]),
+        tokenizer=Tokenizer(config, centroids, items["ids"]),
         content=ContentRule(
             Projection(items["text_mean"], items["text_basis"]), Projection(items["embedding_mean"], items["embedding_basis"])
         ),
@@ -197,7 +197,7 @@ def _refuse_misfits(items: Arrays, weights: Arrays, shape: tuple[int, int], code
         "shape of ids": (items["ids"].shape, shape),
         "number of retired": (len(items["retired"]), num_items),
         "rows of the weights": (len(weights["content_RC"]), capacity_for(num_items + 1)),
-        "number of centroids": ([len(items[f"centroids.{level}"]) for level in range(len(codes))], list(codes)),
+        "number of centroids": ([len(weights[centroids_name(level)]) for level in range(len(codes))], list(codes)),
     }
     for name, (found, needed) in found_and_needed.items():
         if found != needed:

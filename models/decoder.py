@@ -25,7 +25,7 @@ from models.encounters import met
 from models.paces import Paces
 from models.silence import ROW_SCALE, Silence
 from models.surprise import Surprise
-from models.trie import IntArray, Trie
+from models.trie import IntArray
 from models.value import Record, ValueLevel, counted
 from models.vectors import Vectors, item_vectors, run_of
 
@@ -135,7 +135,7 @@ def normed(x_D: Tensor, gain_D: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """The weights. `codes` is the number of codes of each inner level (K - 1 numbers); the last level's codes are the items.
+    """The weights. `centroids` are those of the codes of each inner level, K - 1 times (V, C); the last level's codes are the items.
     `against` are the row kinds, of `num_kinds`, that speak against their item.
     """
 
@@ -144,9 +144,10 @@ class Decoder(nn.Module):
     """How much is known of `value_bias`, (R,): the sum of p (1 - p) over what was shown, faded."""
 
     def __init__(
-        self, config: DecoderConfig, *, codes: Sequence[int], content_RC: Tensor, num_kinds: int, against: Sequence[int] = ()
+        self, config: DecoderConfig, *, centroids: Sequence[FloatArray], content_RC: Tensor, num_kinds: int, against: Sequence[int] = ()
     ) -> None:
         super().__init__()
+        codes = [len(centroid_VC) for centroid_VC in centroids]
         self.config, self.codes, self.num_kinds = config, tuple(codes), num_kinds
         width, rows = config.width, capacity_for(len(content_RC))
         self.table = ItemTable(rows, width)
@@ -154,6 +155,8 @@ class Decoder(nn.Module):
         self.value_bias = nn.Parameter(torch.zeros(rows), requires_grad=False)  # that of models/paces.py, not of a gradient
         self.register_buffer("value_information", torch.zeros(rows))
         self.register_buffer("content_RC", _rows(content_RC, rows))
+        for level, centroid_VC in enumerate(centroids):
+            self.register_buffer(centroids_name(level), torch.as_tensor(centroid_VC))
         self.from_content = nn.Linear(content_RC.shape[1], width, bias=False)
         self.kind = nn.Embedding(num_kinds, width, padding_idx=0)
         self.gap = nn.Embedding(config.gaps, width)
@@ -208,6 +211,11 @@ class Decoder(nn.Module):
         """How many item rows the tables hold, row 0 included."""
         return len(self.leaf_bias)
 
+    @property
+    def centroids(self) -> list[FloatArray]:
+        """As the decoder was made with."""
+        return [self.get_buffer(centroids_name(level)).cpu().numpy() for level in range(len(self.codes))]
+
     def code_weights(self) -> list[Tensor]:
         """Embeddings of the codes of each inner level, (V, D)."""
         return [embedding.weight for embedding in self.code if isinstance(embedding, nn.Embedding)]
@@ -253,9 +261,11 @@ class Decoder(nn.Module):
         """The shared vectors of these rows (ascending, each once), with gradient where it is on."""
         row_N = torch.as_tensor(rows_N)
         learned_ND = self.table(row_N) if torch.is_grad_enabled() else self.table.weight[row_N]
-        item_ND, leaf_ND = item_vectors(learned_ND, self.from_content.weight, self.content_RC[run_of(rows_N)])
-        codes = [F.normalize(weight, dim=-1) for weight in self.code_weights()]
-        return Vectors(row_N, item_ND, leaf_ND, codes)
+        return Vectors(row_N, *item_vectors(learned_ND, self.from_content.weight, self.content_RC[run_of(rows_N)]))
+
+    def node_vectors(self, level: int, code_P: Tensor, content_PC: Tensor) -> Tensor:
+        """Children of inner nodes as output, unit vectors, (P, D): what was learned of the code, and the content, as of items."""
+        return F.normalize(F.embedding(code_P, self.code_weights()[level]) + self.from_content(content_PC), dim=-1)
 
     def hint_logits(self) -> Tensor:
         """What a row adds to the logits of its own item and of those that followed it, by level, kind and age, (2, K, kinds, AGES)."""
@@ -349,9 +359,8 @@ class Decoder(nn.Module):
         suits_Q = self._suited(record, self.content_RC[item_Q])
         return fit_Q + self.value_level(state_QD, record.counts_QK) + suits_Q + self.value_bias[item_Q]
 
-    def code_value_logits(self, vectors: Vectors, state_QD: Tensor, record: Record, code_Q: Tensor, level: int) -> Tensor:
-        """The same of a code of an inner level, (Q,): the reward of what was shown under it."""
-        vector_QD = F.embedding(code_Q, vectors.code_VD[level])
+    def code_value_logits(self, vector_QD: Tensor, state_QD: Tensor, record: Record, code_Q: Tensor, level: int) -> Tensor:
+        """The same of a child of an inner level with this vector and code, (Q,): the reward of what was shown under it."""
         return self.fit(state_QD, vector_QD) + self.value_level(state_QD, record.counts_QK) + self.code_value[level][code_Q]
 
     def fit(self, state_QD: Tensor, vector_QD: Tensor) -> Tensor:
@@ -380,13 +389,9 @@ class Decoder(nn.Module):
         self.value_information.copy_(self.paces.known @ share_P)
 
 
-def node_contents(trie: Trie, leaf_FC: FloatArray) -> list[FloatArray]:
-    """The mean content of the leaves under each child of each inner level, in order of place, (P, C)."""
-    means = []
-    for first_P in trie.first_leaf[1:]:
-        total_PC = np.add.reduceat(leaf_FC, first_P[:-1], 0)
-        means.append((total_PC / np.diff(first_P)[:, None]).astype(np.float32))
-    return means
+def centroids_name(level: int) -> str:
+    """What a decoder's state calls the centroids of an inner level."""
+    return f"centroids_{level}"
 
 
 def _rows(values: Tensor, capacity: int) -> Tensor:

@@ -92,9 +92,9 @@ class FrozenDecoder:
         config = decoder.config
         self.width, self.heads, self.history, self.reach = config.width, config.heads, config.history, config.reach
         self.rows_read, self.leaves, self.mix = config.rows_read, leaves, _array(decoder.mix)
-        self.code_DV = [_unit_rows(_array(weight)).T.copy() for weight in decoder.code_weights()]
         self.code_bias = [_array(bias) for bias in decoder.code_bias]
-        self.told_VD = [_array(weight) for weight in decoder.code_weights()]
+        self.told_VD, self.centroids = [_array(weight) for weight in decoder.code_weights()], decoder.centroids
+        self.from_content_CD = _array(decoder.from_content.weight).T
         self.deeper = [(_array(linear.weight).T.copy(), _array(linear.bias)) for linear in decoder.deeper if isinstance(linear, Linear)]
         self.scale = [float(x) for x in np.minimum(np.exp(_array(decoder.log_scale)), LOGIT_SCALE_MAX)]
         trust = _array(decoder.value_trust)
@@ -221,11 +221,9 @@ class FrozenDecoder:
         suited_BS: FloatArray = self.affinity_ZS[0] + mean_BT @ self.affinity_ZS[1:]
         return suited_BS
 
-    def code_logits(self, query_QD: FloatArray, level: int, code_QC: CountArray) -> FloatArray:
-        """Logits of some codes of an inner level, (Q, C); unit vectors and a bias."""
-        logits_QV = query_QD @ self.code_DV[level] + self.code_bias[level]
-        picked_QC: FloatArray = logits_QV[:, code_QC[0]] if len(query_QD) == 1 else np.take_along_axis(logits_QV, code_QC, 1)
-        return picked_QC
+    def node_vectors(self, level: int, code_P: CountArray, content_PC: FloatArray) -> FloatArray:
+        """See `Decoder.node_vectors`."""
+        return _unit_rows(self.told_VD[level][code_P] + content_PC @ self.from_content_CD)
 
     def leaf_logits(self, query_QD: FloatArray, children: Children) -> FloatArray:
         """Logits of leaves, (Q, C); what stands in padded places is finite and means nothing."""

@@ -161,11 +161,10 @@ def shown_values(scored: Scored, fit_Q: Tensor, state_QD: Tensor, record: Record
 
     `fit_Q`: see `Decoder.fit`; `record` is what the memory behind each of them says in numbers.
     """
-    decoder, vectors = scored.decoder, scored.vectors
-    codes = enumerate(scored.inner_codes(item_Q))
+    decoder, above = scored.decoder, enumerate(scored.above(item_Q))
     return [
         decoder.value_logits(fit_Q, state_QD, record, torch.as_tensor(item_Q)),
-        *(decoder.code_value_logits(vectors, state_QD, record, code_Q, level) for level, code_Q in codes),
+        *(decoder.code_value_logits(vector_QD, state_QD, record, code_Q, level) for level, (code_Q, vector_QD) in above),
     ]
 
 

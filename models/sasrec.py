@@ -85,8 +85,8 @@ class Sasrec(nn.Module):
 class SasrecTrunk(Decoder):
     """The decoder with SASRec's stack as the trunk of its first slot; it can be trained and ranked with, not drawn from."""
 
-    def __init__(self, config: DecoderConfig, *, codes: Sequence[int], content_RC: Tensor, num_kinds: int) -> None:
-        super().__init__(config, codes=codes, content_RC=content_RC, num_kinds=num_kinds)
+    def __init__(self, config: DecoderConfig, *, centroids: Sequence[FloatArray], content_RC: Tensor, num_kinds: int) -> None:
+        super().__init__(config, centroids=centroids, content_RC=content_RC, num_kinds=num_kinds)
         self.stack = _Stack(config.width, config.layers, config.heads, config.history, config.dropout)
 
     def place_states(self, vectors: Vectors, context: Context) -> Tensor:

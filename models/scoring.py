@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.content import FloatArray
-from models.decoder import Context, Decoder, node_contents
+from models.decoder import Context, Decoder
 from models.node_products import Nodes, level_products, node_products
 from models.remembered import Hits, Remembered
 from models.successors import Successors
@@ -73,15 +73,14 @@ class Scored:
     """Of all rows that the states are made of, and of the siblings of all items that are scored."""
     trie: Trie
     contents: Sequence[FloatArray]
-    """By inner level, see `inner_contents`."""
+    """By inner level, see `Trie.contents`: they change with the tree alone."""
     novelty_R: FloatArray
     successors: Successors
 
-    def inner_codes(self, item_Q: IntArray) -> list[Tensor]:
-        """The codes of items on each inner level, (Q,)."""
+    def above(self, item_Q: IntArray) -> list[tuple[Tensor, Tensor]]:
+        """What items lie under on each inner level: codes, (Q,), and vectors, (Q, D)."""
         leaf_Q = self.trie.leaf_of_item[item_Q]
-        levels = range(self.trie.levels - 1)
-        return [torch.as_tensor(self.trie.codes[level][self.trie.child_over(leaf_Q, level)].astype(np.int64)) for level in levels]
+        return [self._inner(level, self.trie.child_over(leaf_Q, level))[:2] for level in range(self.trie.levels - 1)]
 
     def record(self, context: Context, at_Q: IntArray, item_Q: IntArray) -> Record:
         """What the memories of requests `at_Q` say of items in numbers."""
@@ -225,8 +224,7 @@ class Scored:
         The last is of leaves content as the value head reads it and novelty; then value and bias.
         """
         if level + 1 < self.trie.levels:
-            code_P = torch.as_tensor(self.trie.codes[level][place_P])
-            vector_PD, content_PC = self.vectors.code_VD[level][code_P], torch.as_tensor(self.contents[level][place_P])
+            code_P, vector_PD, content_PC = self._inner(level, place_P)
             value_P, bias_P = self.decoder.code_value[level].detach()[code_P], self.decoder.code_bias[level][code_P]
             return vector_PD, content_PC, torch.ones(len(place_P)), torch.stack([value_P, bias_P], 1)
         item_P, decoder = self.trie.item_of_leaf[place_P].astype(np.int64), self.decoder
@@ -235,6 +233,11 @@ class Scored:
         loudness_P = decoder.silence.loudness(torch.as_tensor(self.successors.unmet(item_P)))
         facts = [torch.as_tensor(self.novelty_R[item_P]), decoder.value_bias[row_P], decoder.leaf_bias[row_P]]
         return vector_PD, content_PC, loudness_P, torch.cat([content_PC[:, : decoder.affinity.said], torch.stack(facts, 1)], 1)
+
+    def _inner(self, level: int, place_P: IntArray) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, vectors and contents of children of an inner level."""
+        code_P, content_PC = torch.as_tensor(self.trie.codes[level][place_P]), torch.as_tensor(self.contents[level][place_P])
+        return code_P, self.decoder.node_vectors(level, code_P, content_PC), content_PC
 
     def _base(self, asked: Wanted, level: int, content_PC: Tensor, loudness_P: Tensor, facts_PX: Tensor) -> Tensor:
         """What of the logits of all children of a level does not depend on the slot, before the temperature, (Q, P); see `_children`."""
@@ -261,11 +264,6 @@ class Scored:
         unfollowed_BL = torch.as_tensor(remembered.unfollowed_rows)
         weight_BL = self.decoder.match_logits()[level][at_BL] + self.decoder.silence.match_logits()[level][at_BL] * unfollowed_BL
         return (weight_BL[:, None] @ content_BLC)[:, 0]
-
-
-def inner_contents(trie: Trie, content_RC: Tensor) -> list[FloatArray]:
-    """What `Scored.contents` holds: changes only with the tree and with what is known of its items."""
-    return node_contents(trie, content_RC.cpu().numpy()[trie.item_of_leaf])
 
 
 def _log_softmax_of_nodes(logits_BP: Tensor, node_P: Tensor, num_nodes: int) -> Tensor:

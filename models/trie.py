@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from models.content import FloatArray
 from models.tokenizer import IdArray
 
 IntArray = npt.NDArray[np.int64]
@@ -141,6 +142,20 @@ class Trie:
         at_QX = np.minimum(start_Q[:, None] + np.arange((end_Q - start_Q).max(initial=0) + 1), end_Q[:, None])
         place_QC = np.minimum(at_QX[:, :-1], end_Q[:, None] - 1)
         return Children(start_Q, end_Q, place_QC, at_QX if last else self.first_leaf[level + 1][at_QX])
+
+    def contents(self, centroids: Sequence[FloatArray]) -> list[FloatArray]:
+        """The content that each child of each inner level stands for, in order of place, (P, C), whatever lies under it by now.
+
+        It is the centroids (V, C) of its codes, put together as residual k-means took them apart (models/tokenizer.py): each times the
+        length of what those before it leave over, which of unit vectors around their mean m is √(1 - |m|²) (root mean square).
+        """
+        content_NC, left_N1, contents = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), []
+        for start_N, code_P, centroid_VC in zip(self.starts, self.codes, centroids, strict=False):
+            over_P, mean_PC = np.arange(len(start_N) - 1).repeat(np.diff(start_N)), centroid_VC[code_P]
+            content_NC = content_NC[over_P] + left_N1[over_P] * mean_PC
+            left_N1 = left_N1[over_P] * np.sqrt(np.maximum(1 - np.vecdot(mean_PC, mean_PC), 0))[:, None]
+            contents.append(content_NC)
+        return contents
 
     def child_over(self, leaf_A: IntArray | CountArray, level: int) -> IntArray:
         """Place of the child of a level that each leaf lies under; -1 for leaf -1. Any shape."""

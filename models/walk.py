@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.content import FloatArray
-from models.decoder import Context, node_contents
+from models.decoder import Context
 from models.inference import FrozenDecoder, products
 from models.remembered import Remembered
 from models.successors import Successors
@@ -111,7 +111,8 @@ class Walker:
     def __init__(self, decoder: FrozenDecoder, trie: Trie, novelty_R: FloatArray, successors: Successors) -> None:
         self.decoder, self.trie, self._successors = decoder, trie, successors
         self._novelty_F = novelty_R[trie.item_of_leaf]
-        self._contents = [*node_contents(trie, decoder.leaves.content_FC), decoder.leaves.content_FC]
+        self._contents = [*trie.contents(decoder.centroids), decoder.leaves.content_FC]
+        self._vectors = [decoder.node_vectors(level, *of) for level, of in enumerate(zip(trie.codes, self._contents, strict=False))]
         self._suited_FS = decoder.leaves.content_FC[:, : decoder.affinity_ZS.shape[1]]
         self._loudness_F = (1 + decoder.loud * successors.unmet(trie.item_of_leaf)).astype(np.float32)
         hints, likeness = (decoder.hint_logits, decoder.silent_hint_logits), (decoder.match_logits, decoder.silent_match_logits)
@@ -147,7 +148,8 @@ class Walker:
         query_QD += value_Q1 * decoder.value(state_QD)
         if level + 1 < self.trie.levels:
             code_QC = children.of(self.trie.codes[level])
-            logits_QC = decoder.code_logits(query_QD, level, code_QC)
+            logits_QC = products(query_QD, self._vectors[level], children)
+            logits_QC += decoder.code_bias[level][code_QC]
             logits_QC += value_Q1 * decoder.code_value[level][code_QC]
         else:
             logits_QC = decoder.leaf_logits(query_QD, children)

@@ -20,7 +20,7 @@ from models.decoder import Decoder, DecoderConfig
 from models.generate import novelty
 from models.neighbours import let_in
 from models.objective import Batch, ObjectiveConfig, asked_slots
-from models.scoring import Scored, inner_contents
+from models.scoring import Scored
 from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
@@ -72,8 +72,13 @@ class LiveModel:
         tokenizer = Tokenizer.built(config.tokenizer, vectors_NC)
         torch.manual_seed(seed)
         content_RC = torch.from_numpy(np.concatenate([np.zeros((1, vectors_NC.shape[1]), np.float32), vectors_NC]))
-        codes = [len(centroids) for centroids in tokenizer.centroids]
-        decoder = Decoder(config.decoder, codes=codes, content_RC=content_RC, num_kinds=memory.num_kinds, against=memory.against_kinds)
+        decoder = Decoder(
+            config.decoder,
+            centroids=tokenizer.centroids,
+            content_RC=content_RC,
+            num_kinds=memory.num_kinds,
+            against=memory.against_kinds,
+        )
         return LiveModel(catalogue, decoder, tokenizer, content, SuccessorCounts())
 
     @staticmethod
@@ -120,7 +125,7 @@ class LiveModel:
         alive_R = self._alive(items_offset)
         if self._shelf is None or not np.array_equal(self._shelf.alive_R, alive_R):
             self._shelf = Shelf(self.vocabulary, alive_R, Trie.built(self.tokenizer.ids_NK, ~alive_R[1:]))
-            self._contents = inner_contents(self._shelf.trie, self.decoder.content_RC)
+            self._contents = self._shelf.trie.contents(self.decoder.centroids)
         return self._shelf
 
     def scored(self, shelf: Shelf, batches: Sequence[Batch], config: ObjectiveConfig) -> Scored:

@@ -52,8 +52,7 @@ def small_artifact(
     content_RC = torch.from_numpy(np.concatenate([np.zeros((1, TOKENIZER.content_dim), np.float32), vectors_NC]))
     with torch.random.fork_rng():
         torch.manual_seed(policy_version)
-        codes = [len(centroids) for centroids in tokenizer.centroids]
-        weights = Decoder(decoder, codes=codes, content_RC=content_RC, num_kinds=MemoryConfig().num_kinds)
+        weights = Decoder(decoder, centroids=tokenizer.centroids, content_RC=content_RC, num_kinds=MemoryConfig().num_kinds)
     retired_N = np.array([name in retired for name in names], bool)
     return Artifact(
         decoder=weights.eval(),

@@ -33,7 +33,7 @@ def random_artifact(seed: int = 0, *, levels: int = 2, num_items: int = 40, vers
     torch.manual_seed(seed)
     decoder = Decoder(
         DecoderConfig(width=16, layers=1, heads=2, history=HISTORY, features=FEATURES),
-        codes=[len(centroids) for centroids in tokenizer.centroids],
+        centroids=tokenizer.centroids,
         content_RC=torch.from_numpy(np.concatenate([np.zeros((1, 8), np.float32), content.vectors(items)])),
         num_kinds=NUM_KINDS,
     )
@@ -201,7 +201,7 @@ def test_what_is_no_safetensors_is_refused_though_the_manifest_vouches_for_it(tm
         ("items", lambda a: a | {"ids": a["ids"] + [[4, 0]]}, "ids hold codes outside"),
         ("items", lambda a: a | {"ids": a["ids"] - [[0, 1]]}, "ids hold codes outside"),
         ("items", lambda a: a | {"retired": a["retired"][1:]}, "number of retired is 39"),
-        ("items", lambda a: a | {"centroids.0": a["centroids.0"][1:]}, r"number of centroids is \[3\]"),
+        ("weights", lambda a: a | {"centroids_0": a["centroids_0"][1:]}, r"number of centroids is \[3\]"),
         ("items", lambda a: {key: a[key] for key in a if key != "text_mean"}, "text_mean"),
         ("trie", lambda a: a | {"codes.0": a["codes.0"][::-1]}, "the trie is of another version"),
         ("trie", lambda a: a | {"item_of_leaf": a["item_of_leaf"][::-1]}, "the trie is of another version"),

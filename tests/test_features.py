@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_catalogue import catalogue_of, random_stream
-from test_generate import FEATURES, HISTORY, NUM_KINDS, random_decoder, random_ids
+from test_generate import FEATURES, NUM_KINDS, random_decoder, random_ids
 from test_memory import decided, did, memory_of, random_log
 
 from models.artifact import Artifact
@@ -17,7 +17,7 @@ from models.content import ContentRule
 from models.decoder import DecoderConfig
 from models.generate import WAYS, novelty
 from models.objective import ObjectiveConfig, objective
-from models.scoring import Scored, inner_contents
+from models.scoring import Scored
 from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
@@ -343,6 +343,8 @@ def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, level
     """More events of the user, more items in the tree, other attributes and retirements since: the number is the same."""
     case = served(seed, levels)
     log = random_log(seed, 30)
+    met = np.random.default_rng(seed).choice(case.then.item_ids, 6).tolist()
+    log += [(log[-1][0] + number, did(item_id, event_id=f"met{number}")) for number, item_id in enumerate(met, 1)]
     memory = memory_of(log, MemoryConfig(rows=12, kinds=("click",)))
     assert memory.config.num_kinds == NUM_KINDS
     drawing = DrawingConfig(way=way, temperature=0.8, floor=0.1, novelty_bonus=0.7, value_weight=1.5)
@@ -357,14 +359,15 @@ def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, level
     alive_R = np.concatenate([[False], np.ones(len(case.now.item_ids), bool)])
     alive_R[case.then.retired_rows(case.items_offset)] = False
     shelf = shelf_of(case.now.item_ids, alive_R, case.artifact.tokenizer.ids_NK)
-    maker = BatchMaker(case.now, shelf, HISTORY, FEATURES)
+    maker = BatchMaker(case.now, shelf, case.artifact.decoder.config.rows_read, FEATURES)
     batch = maker.batch(learned, [len(case.artifact.item_ids) + 1] * len(learned))
     assert batch.shown_BS.sum() == sum(len(decision.item_ids) for decision, _ in made) > 8
     decoder = case.artifact.decoder
-    contents = inner_contents(shelf.trie, decoder.content_RC)
+    contents = shelf.trie.contents(decoder.centroids)
     scored = Scored(
         decoder, decoder.vectors(np.arange(len(alive_R))), shelf.trie, contents, novelty(decoder, len(alive_R)), Successors.none()
     )
+    assert ((batch.context.item_BL > 0) & (batch.context.item_BL <= len(case.artifact.item_ids))).any(1).all()
     found = recomputed(scored, maker, learned, len(case.artifact.item_ids) + 1)
     assert found == pytest.approx(batch.logged_BS[batch.shown_BS], abs=1e-4)
 

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from models.decoder import Context, Decoder, DecoderConfig
 from models.generate import WAYS, Generator, Slates
 from models.inference import FrozenDecoder, LeafVectors
-from models.scoring import Scored, inner_contents
+from models.scoring import Scored
 from models.successors import SuccessorCounts, Successors
 from models.trie import Legal, Trie
 from models.walk import Asked, Rule
@@ -51,7 +51,7 @@ class Model:
     @property
     def scored(self) -> Scored:
         vectors = self.decoder.vectors(np.arange(len(self.alive_R)))
-        return Scored(self.decoder, vectors, self.trie, inner_contents(self.trie, self.decoder.content_RC), self.novelty_R, self.successors)
+        return Scored(self.decoder, vectors, self.trie, self.trie.contents(self.decoder.centroids), self.novelty_R, self.successors)
 
 
 def random_ids(random: np.random.Generator, num_items: int, levels: int, codes: int) -> np.ndarray:
@@ -69,7 +69,8 @@ def random_decoder(random: np.random.Generator, num_items: int, levels: int, cod
     torch.manual_seed(int(random.integers(2**32)))
     config = DecoderConfig(width=16, layers=2, heads=2, history=HISTORY, max_slots=MAX_SLOTS, gaps=16, features=FEATURES, dropout=dropout)
     content_RC = torch.cat([torch.zeros(1, 8), torch.nn.functional.normalize(torch.randn(num_items, 8))])
-    decoder = Decoder(config, codes=[codes] * (levels - 1), content_RC=content_RC, num_kinds=NUM_KINDS)
+    centroids = [0.2 * torch.randn(codes, 8).numpy() for _ in range(levels - 1)]
+    decoder = Decoder(config, centroids=centroids, content_RC=content_RC, num_kinds=NUM_KINDS)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)

@@ -163,7 +163,7 @@ def retired_but_in_the_tree() -> Artifact:
 def of_fewer_kinds() -> Artifact:
     """Trained where fewer kinds of events were told apart than this server does."""
     good = small_artifact(item_ids(12), 2)
-    decoder = Decoder(DECODER, codes=good.decoder.codes, content_RC=good.decoder.content_RC, num_kinds=3)
+    decoder = Decoder(DECODER, centroids=good.decoder.centroids, content_RC=good.decoder.content_RC, num_kinds=3)
     return replace(good, decoder=decoder.eval())
 
 

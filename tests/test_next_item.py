@@ -32,7 +32,7 @@ def decoder_model(levels: int = 1, kind: type[Decoder] = Decoder, dtype: torch.d
     tokenizer = Tokenizer.built(TokenizerConfig(levels=levels, codes=4, content_dim=8), vectors_NC)
     torch.manual_seed(seed)
     content_RC = torch.from_numpy(np.concatenate([np.zeros((1, 8), np.float32), vectors_NC]))
-    decoder = kind(CONFIG, codes=[len(centroids) for centroids in tokenizer.centroids], content_RC=content_RC, num_kinds=NUM_KINDS)
+    decoder = kind(CONFIG, centroids=tokenizer.centroids, content_RC=content_RC, num_kinds=NUM_KINDS)
     counts = SuccessorCounts()
     for rows in ring(40):
         counts.add(*sequence_pairs(rows))

@@ -199,8 +199,8 @@ def test_the_loss_is_what_its_parts_say(model: Model) -> None:
             q, believed = (float(logit_Q.sigmoid()) for logit_Q in (learned_Q, learned_Q + (scored.decoder.value_trust - 1) * fit_Q))
             reward = float(batch.reward_BS[at, slot])
             value.append(-weight * np.log(q if reward else 1 - q))
-            for level, code_Q in enumerate(scored.inner_codes(item)):
-                under = float(scored.decoder.code_value_logits(scored.vectors, state_QD, record, code_Q, level).sigmoid())
+            for level, (code_Q, vector_QD) in enumerate(scored.above(item)):
+                under = float(scored.decoder.code_value_logits(vector_QD, state_QD, record, code_Q, level).sigmoid())
                 codes.append(-weight * np.log(under if reward else 1 - under))
             if own:
                 rewards, shown = (torch.from_numpy(column[[at]]) for column in (batch.reward_BS, batch.shown_BS))

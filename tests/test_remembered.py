@@ -86,7 +86,7 @@ def test_every_level_is_moved_by_what_lies_under_each_child(levels: int) -> None
 
 def test_before_anything_is_learned_of_it_nothing_changes() -> None:
     decoder = random_model(1, levels=2, num_items=5).decoder
-    fresh = type(decoder)(decoder.config, codes=decoder.codes, content_RC=decoder.content_RC, num_kinds=decoder.num_kinds)
+    fresh = type(decoder)(decoder.config, centroids=decoder.centroids, content_RC=decoder.content_RC, num_kinds=decoder.num_kinds)
     assert fresh.repeat.shape == (2, decoder.num_kinds, 16)
     assert not fresh.repeat.any()
     for weights in (fresh.repeat, fresh.follow, fresh.match):
@@ -118,13 +118,21 @@ def test_successors_and_likeness_add_what_the_counts_and_contents_say(levels: in
     def following(row: int) -> float:
         return float(model.successors.count_P[model.successors.row_P == row].sum())
 
+    def content(prefix: tuple[int, ...]) -> np.ndarray:
+        """Of one item its own; else what the centroids of the codes make, each as long as what those before it leave over."""
+        if len(prefix) == levels:
+            return content_NC[ids.index(prefix)]
+        centroid = decoder.centroids[len(prefix) - 1][prefix[-1]]
+        left = [np.sqrt(max(1 - (of[code] ** 2).sum(), 0)) for of, code in zip(decoder.centroids, prefix[:-1], strict=False)]
+        return np.prod(left) * centroid + (content(prefix[:-1]) if prefix[1:] else 0)
+
     def added(prefix: tuple[int, ...]) -> float:
         level, under = len(prefix) - 1, [place for place, id_ in enumerate(ids) if id_[: len(prefix)] == prefix]
         total = 0.0
         for at in range(5):
             if kind_L[at]:
                 weight = match[level, kind_L[at], ages[at]] + silent[level, kind_L[at], ages[at]] / (1 + followed(model, item_L[at]) / 8)
-                total += weight * float(content_NC[under].mean(0) @ content_NC[item_L[at] - 1])
+                total += weight * float(content(prefix) @ content_NC[item_L[at] - 1])
         if level + 1 == levels:  # one item is under it
             total *= 1 + 10 * decoder.silence.loud.item() / (1 + following(under[0] + 1) / 3.5)
         for at in sources:

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_generate import LEVELS, NOTHING, random_ids, random_legal
 
+from models.content import normalize
+from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Legal, Trie, common
 
 EXAMPLES = settings(max_examples=60, deadline=None)
@@ -139,6 +141,25 @@ def test_appended_items_move_no_leaf_relative_to_another(levels: int) -> None:
     for level in range(levels - 1):
         there, here = (tree.codes[level][tree.child_over(tree.leaf_of_item[1:41], level)] for tree in (grown, small))
         assert (there == here).all()
+
+
+def test_what_a_node_stands_for_is_near_what_lies_under_it_and_stays_when_items_come() -> None:
+    """Centroids of k-means are means: of one level exactly those of what it was built on; deeper ones nearer than their parents'."""
+    random = np.random.default_rng(7)
+    groups = random.standard_normal((6, 1, 8)) + 0.6 * random.standard_normal((6, 5, 8))
+    vectors_NC = normalize((groups[:, :, None] + 0.3 * random.standard_normal((6, 5, 30, 8))).reshape(-1, 8).astype(np.float32))
+    tokenizer = Tokenizer.built(TokenizerConfig(levels=3, codes=6, content_dim=8, iterations=100), vectors_NC)
+    trie = Trie.built(tokenizer.ids_NK, np.zeros(len(vectors_NC), bool))
+    contents, sorted_NC = trie.contents(tokenizer.centroids), vectors_NC[trie.item_of_leaf - 1]
+    means = [np.add.reduceat(sorted_NC, first[:-1]) / np.diff(first)[:, None] for first in trie.first_leaf[1:]]
+    assert contents[0] == pytest.approx(means[0], abs=1e-5)
+    far, near = ((mean_PC - means[1]) ** 2 for mean_PC in (contents[0][trie.child_over(trie.first_leaf[2][:-1], 0)], contents[1]))
+    assert near.sum() < 0.5 * far.sum()
+    tokenizer.append(normalize(random.standard_normal((100, 8)).astype(np.float32)))
+    grown = Trie.built(tokenizer.ids_NK, np.zeros(len(tokenizer.ids_NK), bool))
+    for level, content_PC in enumerate(grown.contents(tokenizer.centroids)):
+        place_P = grown.child_over(grown.leaf_of_item[trie.item_of_leaf[trie.first_leaf[level + 1][:-1]]], level)
+        assert np.array_equal(content_PC[place_P], contents[level])
 
 
 @pytest.mark.parametrize("levels", LEVELS)

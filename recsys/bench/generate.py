@@ -47,7 +47,8 @@ class Subject:
         build_s = time.perf_counter() - started
         torch.manual_seed(0)
         config = DecoderConfig(width=width, layers=layers, history=history)
-        decoder = Decoder(config, codes=[codes] * (levels - 1), content_RC=torch.zeros(1, CONTENT), num_kinds=NUM_KINDS).eval()
+        centroids = [0.1 * random.standard_normal((codes, CONTENT), np.float32) for _ in range(levels - 1)]
+        decoder = Decoder(config, centroids=centroids, content_RC=torch.zeros(1, CONTENT), num_kinds=NUM_KINDS).eval()
         with torch.no_grad():  # a version that has learned of repeats, successors and likeness: all of it is computed
             for weights in (decoder.repeat, decoder.follow, decoder.match):
                 weights.normal_(std=0.01)

@@ -107,8 +107,7 @@ def decoder_maker(config: RankConfig, kind: type[Decoder] = Decoder) -> Maker:
         sizes = TokenizerConfig(levels=config.levels, codes=config.codes, content_dim=vectors_NC.shape[1], seed=seed)
         tokenizer = Tokenizer.built(sizes, vectors_NC)
         torch.manual_seed(seed)
-        codes = [len(centroids) for centroids in tokenizer.centroids]
-        decoder = kind(config.decoder, codes=codes, content_RC=torch.from_numpy(task.content_RC), num_kinds=NUM_KINDS)
+        decoder = kind(config.decoder, centroids=tokenizer.centroids, content_RC=torch.from_numpy(task.content_RC), num_kinds=NUM_KINDS)
         return NextItemDecoder.of(decoder, tokenizer, task.successors(), config.product_dtype)
 
     return made
