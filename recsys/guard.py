@@ -36,11 +36,11 @@ class GuardConfig:
             raise ValueError(f"guard.max_change is {self.max_change}; it must be above 0 and at most 10")
 
 
-def update_refused(config: GuardConfig, before: Tensor, after: Tensor) -> str | None:
-    """Why an update may not count, given all weights in one row, or None: `weights_not_finite`, `change_too_large`."""
-    change, size = (after - before).norm(), before.norm()
-    if not torch.isfinite(change):
+def update_refused(config: GuardConfig, weights: Tensor, change: Tensor) -> str | None:
+    """Why an update may not count, given all weights before it and their change, or None: `weights_not_finite`, `change_too_large`."""
+    moved, size = change.norm(), weights.norm()
+    if not torch.isfinite(moved):
         return "weights_not_finite"
-    if change > config.max_change * size:
+    if moved > config.max_change * size:
         return "change_too_large"
     return None

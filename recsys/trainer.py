@@ -20,6 +20,7 @@ from models.objective import Batch, ObjectiveConfig, Slots, Terms, objective
 from models.surprise import Surprise
 from recsys.doubt import earlier
 from recsys.features import BatchMaker, Lesson, Shelf, followed
+from recsys.footing import Footing, parameters_of
 from recsys.gates import Gates, Told, fair_weights
 from recsys.guard import GuardConfig, update_refused
 from recsys.live_model import LiveModel
@@ -116,7 +117,7 @@ class Trainer:
         config.device.require()
         self.config, self.model, self.seeds = config, model, seeds
         self.gates = Gates(config.guard)
-        self.optimizer = self._new_optimizer(config.lr)
+        self.optimizer, self._footing = self._new_optimizer(config.lr), Footing()
 
     def admit(self, changed_rows: Sequence[int]) -> None:
         """Let in what the catalogue has learned."""
@@ -170,9 +171,6 @@ class Trainer:
         for key, array in arrays.items():
             at, _, name = key.partition(".")
             state.setdefault(int(at), {})[name] = torch.from_numpy(array.copy())
-        self._set_state(state)
-
-    def _set_state(self, state: dict[int, dict[str, torch.Tensor]]) -> None:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def _update(self, fresh: Sequence[Lesson], replayed: Sequence[Lesson], num_rows: Sequence[int], minute: int) -> Updated:
@@ -217,19 +215,14 @@ class Trainer:
 
     def _moved(self, terms: Terms, shelf: Shelf, parts: Sequence[Batch]) -> str | None:
         """All steps, the first by the gradient that is there; why they were taken back, if they were."""
-        parameters, state = _parameters(self.optimizer), self.optimizer.state_dict()["state"]
-        optimizer = {at: {name: value.clone() for name, value in kept.items()} for at, kept in state.items()}
-        before = _in_a_row(parameters)
+        self._footing.take(self.optimizer)
         self._move(self.optimizer, terms.effective_share)
         for _ in range(self.config.passes - 1):
             again = self._gradient(self.optimizer, shelf, parts)
             self._move(self.optimizer, again.effective_share)
-        reason = update_refused(self.config.guard, before, _in_a_row(parameters))
+        reason = update_refused(self.config.guard, self._footing.weights, self._footing.change())
         if reason is not None:
-            self._set_state(optimizer)
-            with torch.no_grad():
-                for parameter, old in zip(parameters, torch.split(before, [parameter.numel() for parameter in parameters]), strict=True):
-                    parameter.copy_(old.view_as(parameter))
+            self._footing.go_back()
         return reason
 
     def _gradient(self, optimizer: torch.optim.Optimizer, shelf: Shelf, parts: Sequence[Batch]) -> Terms:
@@ -251,7 +244,7 @@ class Trainer:
             root = float(np.sqrt(effective_share)) if np.isfinite(effective_share) else 1.0
             for group, relative in zip(optimizer.param_groups, (1.0, self.config.trunk_share), strict=True):
                 group["lr"] = self.config.lr * relative * root
-        torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.config.guard.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), self.config.guard.max_grad_norm)
         optimizer.step()
 
     def _maker(self, items_offset: int) -> BatchMaker:
@@ -267,16 +260,6 @@ class Trainer:
             {"params": [parameter for parameter in decoder.parameters() if id(parameter) not in fast]},
         ]
         return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    """All weights, as the optimizer holds them: a walk through the modules takes longer than a copy of them all."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _in_a_row(parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
-    """A copy of all of them: what is done to each by itself costs more than what is done."""
-    return torch.cat([parameter.detach().flatten() for parameter in parameters])
 
 
 def _parts(lessons: Sequence[Lesson], children: int) -> list[slice]:
