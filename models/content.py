@@ -5,6 +5,7 @@ later gets its vector from the same rule. Shapes: N items, C content dimensions.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ TEXT_DIM = 512
 """Dimensions in which words are random directions, before the projection."""
 
 _WORD = re.compile(r"\w+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,17 @@ def tokens_of(item: ItemText) -> list[str]:
     """Words of the title and `key=value` of the attributes; the id itself when there is nothing else to know it by."""
     words = [word.lower() for word in _WORD.findall(item.title)]
     listed = ((key, (value,) if isinstance(value, str) else value) for key, value in sorted(item.attributes.items()))
-    pairs = [f"{key}={value}" for key, values in listed for value in values if value]
+    pairs = [f"{key}={_said(value)}" for key, values in listed for value in values if value]
     return words + pairs or [f"item_id={item.item_id}"]
+
+
+def _said(value: str) -> str:
+    """A value as what it shares with others: a number that is not whole is hardly met again, so only its power of two is said."""
+    number = float(value) if _NUMBER.fullmatch(value) else math.inf
+    if number.is_integer() or not math.isfinite(number):
+        return value
+    part, power = math.frexp(number)
+    return f"{'-' if part < 0 else ''}2^{power - 1}"
 
 
 def text_vectors(items: Sequence[ItemText], dim: int) -> FloatArray:

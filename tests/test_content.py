@@ -76,6 +76,9 @@ def test_word_directions_are_what_they_were() -> None:
         (ItemText("a", "", {"tag": ("b", "", "a"), "by": "X"}), ["by=X", "tag=b", "tag=a"]),
         (ItemText("a", "", {"tag": ()}), ["item_id=a"]),
         (ItemText("a", "—"), ["item_id=a"]),
+        (ItemText("a", "", {"p": ("19.99", "16.01", "-.3", "1e-05", "1.51e1")}), ["p=2^4", "p=2^4", "p=-2^-2", "p=2^-17", "p=2^3"]),
+        (ItemText("a", "", {"p": ("7", "7.0", "1.5e3", "2.5e999", "1e-999")}), ["p=7", "p=7.0", "p=1.5e3", "p=2.5e999", "p=1e-999"]),
+        (ItemText("a", "", {"p": ("1.2.3", "1,5", "nan", "v1.5", "١.٥")}), ["p=1.2.3", "p=1,5", "p=nan", "p=v1.5", "p=2^0"]),
     ],
 )
 def test_tokens(item: ItemText, tokens: list[str]) -> None:
