@@ -18,7 +18,7 @@ from models.decoder import Context, Decoder
 from models.neighbours import Neighbours, let_in
 from models.next_item import right_aligned
 from models.remembered import Remembered
-from models.scoring import Scored, Wanted
+from models.scoring import Scored, Wanted, inner_contents
 from models.softmax_loss import ExtraLogits, softmax_loss
 from models.successors import ACT, Successors
 from models.tokenizer import Tokenizer
@@ -154,7 +154,7 @@ class NextItemDecoder:
 
     @cached_property
     def _contents(self) -> list[FloatArray]:
-        return self.trie.contents(self.decoder.centroids)
+        return inner_contents(self.decoder, self.trie)
 
     def _scored(self, vectors: Vectors) -> Scored:
         nothing_R = np.zeros(self.trie.num_items + 1, np.float32)

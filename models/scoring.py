@@ -73,7 +73,7 @@ class Scored:
     """Of all rows that the states are made of, and of the siblings of all items that are scored."""
     trie: Trie
     contents: Sequence[FloatArray]
-    """By inner level, see `Trie.contents`: they change with the tree alone."""
+    """By inner level, see `inner_contents`."""
     novelty_R: FloatArray
     successors: Successors
 
@@ -264,6 +264,11 @@ class Scored:
         unfollowed_BL = torch.as_tensor(remembered.unfollowed_rows)
         weight_BL = self.decoder.match_logits()[level][at_BL] + self.decoder.silence.match_logits()[level][at_BL] * unfollowed_BL
         return (weight_BL[:, None] @ content_BLC)[:, 0]
+
+
+def inner_contents(decoder: Decoder, trie: Trie) -> list[FloatArray]:
+    """What `Scored.contents` holds; see `Trie.contents`. It changes only with the tree and with what is known of its items."""
+    return trie.contents(decoder.centroids, decoder.content_RC.cpu().numpy()[trie.item_of_leaf])
 
 
 def _log_softmax_of_nodes(logits_BP: Tensor, node_P: Tensor, num_nodes: int) -> Tensor:

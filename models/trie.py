@@ -143,19 +143,26 @@ class Trie:
         place_QC = np.minimum(at_QX[:, :-1], end_Q[:, None] - 1)
         return Children(start_Q, end_Q, place_QC, at_QX if last else self.first_leaf[level + 1][at_QX])
 
-    def contents(self, centroids: Sequence[FloatArray]) -> list[FloatArray]:
-        """The content that each child of each inner level stands for, in order of place, (P, C), whatever lies under it by now.
+    def contents(self, centroids: Sequence[FloatArray], leaf_FC: FloatArray) -> list[FloatArray]:
+        """The content that each child of each inner level stands for, in order of place, (P, C), whatever comes to lie under it.
 
-        It is the centroids (V, C) of its codes, put together as residual k-means took them apart (models/tokenizer.py): each times the
-        length of what those before it leave over, which of unit vectors around their mean m is √(1 - |m|²) (root mean square).
+        Of a first code it is the centroid (V, C). Deeper, half of what its codes make and half of the item that came first: the deeper,
+        the fewer items there are, and the less do centroids that all branches share say of one. What codes make are their centroids put
+        together as residual k-means took them apart (models/tokenizer.py): each times the length of what those before it leave over,
+        which of unit vectors around their mean m is √(1 - |m|²) (root mean square).
         """
-        content_NC, left_N1, contents = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), []
-        for start_N, code_P, centroid_VC in zip(self.starts, self.codes, centroids, strict=False):
-            over_P, mean_PC = np.arange(len(start_N) - 1).repeat(np.diff(start_N)), centroid_VC[code_P]
-            content_NC = content_NC[over_P] + left_N1[over_P] * mean_PC
+        made_NC, left_N1, contents = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), list[FloatArray]()
+        for level, centroid_VC in enumerate(centroids):
+            start_N, mean_PC = self.starts[level], centroid_VC[self.codes[level]]
+            over_P = np.arange(len(start_N) - 1).repeat(np.diff(start_N))
+            made_NC = made_NC[over_P] + left_N1[over_P] * mean_PC
             left_N1 = left_N1[over_P] * np.sqrt(np.maximum(1 - np.vecdot(mean_PC, mean_PC), 0))[:, None]
-            contents.append(content_NC)
+            contents.append((made_NC + leaf_FC[self._first_come(level)]) / np.float32(2) if level else made_NC)
         return contents
+
+    def _first_come(self, level: int) -> CountArray:
+        """The leaf under each child of an inner level whose item came first, (P,)."""
+        return self.leaf_of_item[np.minimum.reduceat(self.item_of_leaf, self.first_leaf[level + 1][:-1])]
 
     def child_over(self, leaf_A: IntArray | CountArray, level: int) -> IntArray:
         """Place of the child of a level that each leaf lies under; -1 for leaf -1. Any shape."""

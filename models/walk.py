@@ -111,7 +111,7 @@ class Walker:
     def __init__(self, decoder: FrozenDecoder, trie: Trie, novelty_R: FloatArray, successors: Successors) -> None:
         self.decoder, self.trie, self._successors = decoder, trie, successors
         self._novelty_F = novelty_R[trie.item_of_leaf]
-        self._contents = [*trie.contents(decoder.centroids), decoder.leaves.content_FC]
+        self._contents = [*trie.contents(decoder.centroids, decoder.leaves.content_FC), decoder.leaves.content_FC]
         self._vectors = [decoder.node_vectors(level, *of) for level, of in enumerate(zip(trie.codes, self._contents, strict=False))]
         self._suited_FS = decoder.leaves.content_FC[:, : decoder.affinity_ZS.shape[1]]
         self._loudness_F = (1 + decoder.loud * successors.unmet(trie.item_of_leaf)).astype(np.float32)

@@ -20,7 +20,7 @@ from models.decoder import Decoder, DecoderConfig
 from models.generate import novelty
 from models.neighbours import let_in
 from models.objective import Batch, ObjectiveConfig, asked_slots
-from models.scoring import Scored
+from models.scoring import Scored, inner_contents
 from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
@@ -125,7 +125,7 @@ class LiveModel:
         alive_R = self._alive(items_offset)
         if self._shelf is None or not np.array_equal(self._shelf.alive_R, alive_R):
             self._shelf = Shelf(self.vocabulary, alive_R, Trie.built(self.tokenizer.ids_NK, ~alive_R[1:]))
-            self._contents = self._shelf.trie.contents(self.decoder.centroids)
+            self._contents = inner_contents(self.decoder, self._shelf.trie)
         return self._shelf
 
     def scored(self, shelf: Shelf, batches: Sequence[Batch], config: ObjectiveConfig) -> Scored:

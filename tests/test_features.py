@@ -17,7 +17,7 @@ from models.content import ContentRule
 from models.decoder import DecoderConfig
 from models.generate import WAYS, novelty
 from models.objective import ObjectiveConfig, objective
-from models.scoring import Scored
+from models.scoring import Scored, inner_contents
 from models.successors import SuccessorCounts, Successors
 from models.tokenizer import Tokenizer, TokenizerConfig
 from models.trie import Trie
@@ -363,7 +363,7 @@ def test_a_learner_that_knows_more_recomputes_the_logged_number(seed: int, level
     batch = maker.batch(learned, [len(case.artifact.item_ids) + 1] * len(learned))
     assert batch.shown_BS.sum() == sum(len(decision.item_ids) for decision, _ in made) > 8
     decoder = case.artifact.decoder
-    contents = shelf.trie.contents(decoder.centroids)
+    contents = inner_contents(decoder, shelf.trie)
     scored = Scored(
         decoder, decoder.vectors(np.arange(len(alive_R))), shelf.trie, contents, novelty(decoder, len(alive_R)), Successors.none()
     )

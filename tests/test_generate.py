@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from models.decoder import Context, Decoder, DecoderConfig
 from models.generate import WAYS, Generator, Slates
 from models.inference import FrozenDecoder, LeafVectors
-from models.scoring import Scored
+from models.scoring import Scored, inner_contents
 from models.successors import SuccessorCounts, Successors
 from models.trie import Legal, Trie
 from models.walk import Asked, Rule
@@ -51,7 +51,7 @@ class Model:
     @property
     def scored(self) -> Scored:
         vectors = self.decoder.vectors(np.arange(len(self.alive_R)))
-        return Scored(self.decoder, vectors, self.trie, self.trie.contents(self.decoder.centroids), self.novelty_R, self.successors)
+        return Scored(self.decoder, vectors, self.trie, inner_contents(self.decoder, self.trie), self.novelty_R, self.successors)
 
 
 def random_ids(random: np.random.Generator, num_items: int, levels: int, codes: int) -> np.ndarray:

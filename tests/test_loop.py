@@ -11,7 +11,7 @@ import torch
 from models import artifact as artifacts
 from models.generate import novelty
 from models.objective import shown_logprobs
-from models.scoring import Scored
+from models.scoring import Scored, inner_contents
 from recsys import publisher
 from recsys.catalogue import Vocabulary
 from recsys.config import with_settings
@@ -226,7 +226,7 @@ def _recomputed(loop: Loop, decision: Decision, before_offset: int | None = None
     with torch.no_grad():
         num_rows, decoder = shelf.vocabulary.num_rows, artifact.decoder
         successors = artifact.followed.frozen(num_rows)
-        contents = shelf.trie.contents(decoder.centroids)
+        contents = inner_contents(decoder, shelf.trie)
         scored = Scored(decoder, decoder.vectors(np.arange(num_rows)), shelf.trie, contents, novelty(decoder, num_rows), successors)
         states = artifact.decoder.states(scored.vectors, batch.context, torch.from_numpy(batch.slate_BS))
         return shown_logprobs(scored, batch, states, batch.shown_BS).tolist()

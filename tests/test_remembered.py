@@ -119,12 +119,15 @@ def test_successors_and_likeness_add_what_the_counts_and_contents_say(levels: in
         return float(model.successors.count_P[model.successors.row_P == row].sum())
 
     def content(prefix: tuple[int, ...]) -> np.ndarray:
-        """Of one item its own; else what the centroids of the codes make, each as long as what those before it leave over."""
-        if len(prefix) == levels:
-            return content_NC[ids.index(prefix)]
-        centroid = decoder.centroids[len(prefix) - 1][prefix[-1]]
+        """Of one item its own, of a first code its centroid; else half of what codes make, half of the item that came first."""
+        first = content_NC[[id_[: len(prefix)] for id_ in ids].index(prefix)]
+        return first if len(prefix) == levels else made(prefix) if len(prefix) == 1 else (made(prefix) + first) / 2
+
+    def made(prefix: tuple[int, ...]) -> np.ndarray:
+        """What the centroids of the codes make, each as long as what those before it leave over."""
         left = [np.sqrt(max(1 - (of[code] ** 2).sum(), 0)) for of, code in zip(decoder.centroids, prefix[:-1], strict=False)]
-        return np.prod(left) * centroid + (content(prefix[:-1]) if prefix[1:] else 0)
+        made_of = np.prod(left) * decoder.centroids[len(prefix) - 1][prefix[-1]]
+        return made_of + (made(prefix[:-1]) if prefix[1:] else 0)
 
     def added(prefix: tuple[int, ...]) -> float:
         level, under = len(prefix) - 1, [place for place, id_ in enumerate(ids) if id_[: len(prefix)] == prefix]

@@ -150,14 +150,16 @@ def test_what_a_node_stands_for_is_near_what_lies_under_it_and_stays_when_items_
     vectors_NC = normalize((groups[:, :, None] + 0.3 * random.standard_normal((6, 5, 30, 8))).reshape(-1, 8).astype(np.float32))
     tokenizer = Tokenizer.built(TokenizerConfig(levels=3, codes=6, content_dim=8, iterations=100), vectors_NC)
     trie = Trie.built(tokenizer.ids_NK, np.zeros(len(vectors_NC), bool))
-    contents, sorted_NC = trie.contents(tokenizer.centroids), vectors_NC[trie.item_of_leaf - 1]
+    sorted_NC = vectors_NC[trie.item_of_leaf - 1]
+    contents = trie.contents(tokenizer.centroids, sorted_NC)
     means = [np.add.reduceat(sorted_NC, first[:-1]) / np.diff(first)[:, None] for first in trie.first_leaf[1:]]
     assert contents[0] == pytest.approx(means[0], abs=1e-5)
     far, near = ((mean_PC - means[1]) ** 2 for mean_PC in (contents[0][trie.child_over(trie.first_leaf[2][:-1], 0)], contents[1]))
     assert near.sum() < 0.5 * far.sum()
-    tokenizer.append(normalize(random.standard_normal((100, 8)).astype(np.float32)))
+    vectors_NC = np.concatenate([vectors_NC, normalize(random.standard_normal((100, 8)).astype(np.float32))])
+    tokenizer.append(vectors_NC[-100:])
     grown = Trie.built(tokenizer.ids_NK, np.zeros(len(tokenizer.ids_NK), bool))
-    for level, content_PC in enumerate(grown.contents(tokenizer.centroids)):
+    for level, content_PC in enumerate(grown.contents(tokenizer.centroids, vectors_NC[grown.item_of_leaf - 1])):
         place_P = grown.child_over(grown.leaf_of_item[trie.item_of_leaf[trie.first_leaf[level + 1][:-1]]], level)
         assert np.array_equal(content_PC[place_P], contents[level])
 
