@@ -86,7 +86,7 @@ def test_the_command_prints_what_programs_rely_on(
         "1",
         "--json",
     ]
-    arguments += ["--models", "decoder,sasrec,sasrec-trunk", "--levels", "1,2"]
+    arguments += ["--models", "decoder,sasrec,sasrec-trunk", "--levels", "2,1"]
     monkeypatch.setattr("sys.argv", ["recsys", *arguments, *(part for setting in small for part in ("--set", setting))])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -105,6 +105,7 @@ def test_the_command_prints_what_programs_rely_on(
     assert (own["model"], other["model"]) == ("autoregressive", "independent")
     assert own["lead"] == pytest.approx(own["ndcg_at_10"] - other["ndcg_at_10"])
     assert own["lead_interval"][0] <= own["lead"] <= own["lead_interval"][1]
+    assert said["config"]["levels"] == 2  # the first: also of what was held out, and of slates
     assert said["file"] == str(tmp_path / "s.parquet")
     assert {"version", "seed", "threads", "seconds", "peak_rss_mb"} <= said.keys()
 

@@ -1,6 +1,7 @@
 """`recsys bench …`: one small function a command. It parses, calls and prints; the work is done beside it."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -94,8 +95,8 @@ def rank(
     protocol: Annotated[str, typer.Option(help="leave-one-out.")] = "leave-one-out",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="How many seeds, from --seed on.")] = 3,
     models: Annotated[str, typer.Option(help="decoder, sasrec, sasrec-trunk; those that only count are always there.")] = "decoder,sasrec",
-    levels: Annotated[str, typer.Option(help="Levels K of the decoder's ids: 1, or several like 1,2,3.")] = "1",
-    unseen: Annotated[bool, typer.Option(help="Also items held out of training, and whole slates.")] = True,
+    levels: Annotated[str | None, typer.Option(help="Levels K of the decoder's ids, 1 by default, or several like 1,2,3.")] = None,
+    unseen: Annotated[bool, typer.Option(help="Also items held out of training, and whole slates; with the first of the levels.")] = True,
     seed: Seed = 0,
     settings: Settings = None,
     as_json: AsJson = False,
@@ -105,8 +106,9 @@ def rank(
         raise ValueError(f"--protocol is {protocol!r}; it must be leave-one-out")
     started = time.perf_counter()
     config: RankConfig = with_settings(RankConfig(), settings or [])
-    read = load_sequences(sequences, load_items(items, embeddings) if items else [])
-    figures = bench_rank(read.items, read.by_user, _makers(models, levels, config), config, range(seed, seed + seeds)) | {"slates": None}
+    leveled = [with_settings(config, [f"levels={level}"]) for level in levels.split(",")] if levels else [config]
+    config, read = leveled[0], load_sequences(sequences, load_items(items, embeddings) if items else [])
+    figures = bench_rank(read.items, read.by_user, _makers(models, leveled), config, range(seed, seed + seeds)) | {"slates": None}
     if unseen:
         more = bench_unseen(read.items, read.by_user, config, seed)
         figures |= {"cold": figures["cold"] + more["cold"], "slates": more["slates"]}
@@ -219,15 +221,14 @@ def prequential(
     print_figures(bench_prequential(data, config, plan, seed), seed, started, as_json=as_json)
 
 
-def _makers(models: str, levels: str, config: RankConfig) -> dict[str, Maker]:
-    """The models asked for, by the name they have in the report."""
-    known = {"sasrec": sasrec_maker(config), "sasrec-trunk": decoder_maker(config, SasrecTrunk)}
+def _makers(models: str, leveled: Sequence[RankConfig]) -> dict[str, Maker]:
+    """The models asked for, by the name they have in the report; the decoder with each of these levels, other models as the first says."""
+    known = {"sasrec": sasrec_maker(leveled[0]), "sasrec-trunk": decoder_maker(leveled[0], SasrecTrunk)}
     makers: dict[str, Maker] = {}
     for name in models.split(","):
         if name == "decoder":
-            for level in levels.split(","):
-                leveled = with_settings(config, [f"levels={level}"])
-                makers["decoder" if level == levels else f"decoder K={level}"] = decoder_maker(leveled, Decoder)
+            for config in leveled:
+                makers["decoder" if len(leveled) == 1 else f"decoder K={config.levels}"] = decoder_maker(config, Decoder)
         elif name in known:
             makers[name] = known[name]
         else:
