@@ -48,7 +48,7 @@ click_model
 patience
 admission spool
 batches abtest ope experiment catalogue ledger tokens durable saver client
-blobs doubt offspring
+blobs doubt footing offspring
 recommender_pb2_grpc
 """
 """Layers of recsys, top to bottom: a module imports from rows below its own only. Each module has its place."""
