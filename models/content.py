@@ -20,7 +20,7 @@ TEXT_DIM = 512
 """Dimensions in which words are random directions, before the projection."""
 
 _WORD = re.compile(r"\w+")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
