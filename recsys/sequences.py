@@ -43,8 +43,8 @@ def load_items(path: Path, embeddings: Path | None = None) -> list[ItemText]:
     """The items of a table, in its order: id, `title` where there is one, all other columns as attributes.
 
     A list column, and one of texts like "a | b", gives several values under one key; of a number that is not whole only the power of two
-    counts (models/content.py). `embeddings` is an .npz with `ids` (N,)
-    and `emb` (N, any); an item that it lacks, or has zeros for, is known by its text, and what it has beyond the items is left out.
+    counts (models/content.py). `embeddings` is an .npz with `ids` (N,) and `emb` (N, any); an item that it lacks, or has zeros for, is
+    known by its text, and what it has beyond the items is left out.
     """
     table = read_table(path)
     key = _column(table, ITEM_COLUMNS, "item", path)
