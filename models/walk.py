@@ -112,7 +112,8 @@ class Walker:
         self.decoder, self.trie, self._successors = decoder, trie, successors
         self._novelty_F = novelty_R[trie.item_of_leaf]
         self._contents = [*trie.contents(decoder.centroids, decoder.leaves.content_FC), decoder.leaves.content_FC]
-        self._vectors = [decoder.node_vectors(level, *of) for level, of in enumerate(zip(trie.codes, self._contents, strict=False))]
+        inner = enumerate(zip(trie.codes, self._contents, strict=False))
+        self._inner = [np.concatenate([decoder.node_vectors(level, *of), of[1]], 1) for level, of in inner]
         self._suited_FS = decoder.leaves.content_FC[:, : decoder.affinity_ZS.shape[1]]
         self._loudness_F = (1 + decoder.loud * successors.unmet(trie.item_of_leaf)).astype(np.float32)
         hints, likeness = (decoder.hint_logits, decoder.silent_hint_logits), (decoder.match_logits, decoder.silent_match_logits)
@@ -148,7 +149,7 @@ class Walker:
         query_QD += value_Q1 * decoder.value(state_QD)
         if level + 1 < self.trie.levels:
             code_QC = children.of(self.trie.codes[level])
-            logits_QC = products(query_QD, self._vectors[level], children)
+            logits_QC = self._inner_fit(query_QD, level, children, asked)
             logits_QC += decoder.code_bias[level][code_QC]
             logits_QC += value_Q1 * decoder.code_value[level][code_QC]
         else:
@@ -162,13 +163,22 @@ class Walker:
         logits_QC /= asked.rule.temperature_B[:, None]
         return logits_QC
 
+    def _inner_fit(self, query_QD: FloatArray, level: int, children: Children, asked: Wanted) -> FloatArray:
+        """What decoder and likeness of content make of the children of inner nodes, (Q, C), in one product; at the root the first alone."""
+        if asked.remembered is None or not level:
+            return products(query_QD, self._inner[level][:, : query_QD.shape[1]], children)
+        wish_QC = asked.remembered.wish_KBC[level][asked.of_Q]
+        return products(np.concatenate([query_QD, wish_QC], 1), self._inner[level], children)
+
     def _tell(self, logits_QC: FloatArray, told: Told, level: int, of_Q: IntArray, node_Q: IntArray, children: Children) -> None:
-        """Add likeness of content, what the value head makes of it, and the hints that lie under these children."""
-        like_QC = products(told.wish_KBC[level][of_Q], self._contents[level], children)
+        """Add likeness of content where `_inner_fit` did not, what the value head makes of it, and the hints under these children."""
         if level + 1 == self.trie.levels:
+            like_QC = products(told.wish_KBC[level][of_Q], self._contents[level], children)
             like_QC *= children.of(self._loudness_F)
             like_QC += products(told.suited_BS[of_Q], self._suited_FS, children)
-        logits_QC += like_QC
+            logits_QC += like_QC
+        elif not level:
+            logits_QC += products(told.wish_KBC[0][of_Q], self._contents[0], children)
         remembered = told.remembered
         hits = remembered.hits(level, of_Q, node_Q, children.start_Q) if level else remembered.hits_anywhere(level, of_Q)
         (what_H, kind_H, age_H), strength_H, unfollowed_H = remembered.numbers(hits)
