@@ -111,9 +111,12 @@ class Walker:
     def __init__(self, decoder: FrozenDecoder, trie: Trie, novelty_R: FloatArray, successors: Successors) -> None:
         self.decoder, self.trie, self._successors = decoder, trie, successors
         self._novelty_F = novelty_R[trie.item_of_leaf]
-        self._contents = [*trie.contents(decoder.centroids, decoder.leaves.content_FC), decoder.leaves.content_FC]
-        inner = enumerate(zip(trie.codes, self._contents, strict=False))
-        self._inner = [np.concatenate([decoder.node_vectors(level, *of), of[1]], 1) for level, of in inner]
+        inner = zip(trie.codes, trie.contents(decoder.centroids, decoder.leaves.content_FC), strict=True)
+        self._inner = [
+            np.concatenate([decoder.node_vectors(level, code_P, content_PC), content_PC], 1)
+            for level, (code_P, content_PC) in enumerate(inner)
+        ]
+        """By inner level, vectors and contents of its children side by side, (P, D + content)."""
         self._suited_FS = decoder.leaves.content_FC[:, : decoder.affinity_ZS.shape[1]]
         self._loudness_F = (1 + decoder.loud * successors.unmet(trie.item_of_leaf)).astype(np.float32)
         hints, likeness = (decoder.hint_logits, decoder.silent_hint_logits), (decoder.match_logits, decoder.silent_match_logits)
@@ -166,19 +169,19 @@ class Walker:
     def _inner_fit(self, query_QD: FloatArray, level: int, children: Children, asked: Wanted) -> FloatArray:
         """What decoder and likeness of content make of the children of inner nodes, (Q, C), in one product; at the root the first alone."""
         if asked.remembered is None or not level:
-            return products(query_QD, self._inner[level][:, : query_QD.shape[1]], children)
+            return products(query_QD, self._inner[level][:, : self.decoder.width], children)
         wish_QC = asked.remembered.wish_KBC[level][asked.of_Q]
         return products(np.concatenate([query_QD, wish_QC], 1), self._inner[level], children)
 
     def _tell(self, logits_QC: FloatArray, told: Told, level: int, of_Q: IntArray, node_Q: IntArray, children: Children) -> None:
         """Add likeness of content where `_inner_fit` did not, what the value head makes of it, and the hints under these children."""
         if level + 1 == self.trie.levels:
-            like_QC = products(told.wish_KBC[level][of_Q], self._contents[level], children)
+            like_QC = products(told.wish_KBC[level][of_Q], self.decoder.leaves.content_FC, children)
             like_QC *= children.of(self._loudness_F)
             like_QC += products(told.suited_BS[of_Q], self._suited_FS, children)
             logits_QC += like_QC
         elif not level:
-            logits_QC += products(told.wish_KBC[0][of_Q], self._contents[0], children)
+            logits_QC += products(told.wish_KBC[0][of_Q], self._inner[0][:, self.decoder.width :], children)
         remembered = told.remembered
         hits = remembered.hits(level, of_Q, node_Q, children.start_Q) if level else remembered.hits_anywhere(level, of_Q)
         (what_H, kind_H, age_H), strength_H, unfollowed_H = remembered.numbers(hits)
