@@ -47,6 +47,11 @@ class ItemTable(nn.Module):
         return values
 
 
+def load() -> None:
+    """Have torchrec load now, for this process and its forks, what it loads otherwise when the first table is made."""
+    ItemTable(1, 1)
+
+
 def grow_rows(parameter: nn.Parameter, capacity: int, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Pad dimension 0 of a parameter, and of what the optimizer keeps of it, with zeros; the object stays the same."""
     state = optimizer.state.get(parameter, {}) if optimizer else {}

@@ -1,13 +1,10 @@
-"""Publishing killed at each of its operations on files, one after another: `python -m tests.publishing DIR` prints what each kill left.
+"""Publishing killed at each of its operations on files, one after another. For a process of its own, because it forks."""
 
-A process of its own, because it forks: nothing is to run beside it.
-"""
-
-import json
 import os
 import shutil
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from recsys import publisher
@@ -35,7 +32,18 @@ def killed_at(number: int, state_dir: Path) -> bool:
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
-def main(directory: Path) -> None:
+@dataclass(frozen=True)
+class Left:
+    """What a kill left, if there was one: the current version, the newest, and what is there after the next publish."""
+
+    killed: bool
+    current: int
+    newest: int
+    entries: list[str]
+
+
+def killed_everywhere(directory: Path) -> list[Left]:
+    """What is left by a kill at each operation; the last one was not killed."""
     whole = directory / "whole"
     for version in range(1, 6):
         publish(whole, item_ids(8), version)
@@ -47,13 +55,9 @@ def main(directory: Path) -> None:
         was_killed = killed_at(number, state_dir)
         current = publisher.current(state_dir / "online")
         assert current is not None
-        loaded = publisher.load(current).facts["policy_version"]
+        loaded = int(publisher.load(current).facts["policy_version"])
         newest = publisher.newest_version(state_dir / "online")
         publisher.publish(small_artifact(item_ids(8), newest + 1), state_dir / "online", 0)
         entries = sorted(path.name for path in (state_dir / "online").rglob("*") if path.is_dir() or path.name.startswith(".tmp"))
-        left.append({"killed": was_killed, "current": loaded, "newest": newest, "entries": entries})
-    print(json.dumps(left))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+        left.append(Left(was_killed, loaded, newest, entries))
+    return left

@@ -1,4 +1,4 @@
-"""The program as a process of its own that need not import everything first: a fork of one that has.
+"""The program, or a function, as a process of its own that need not import everything first: a fork of one that has.
 
 Signals, exit status and output are those of `python -m recsys`. Knows nothing of what is run, or why.
 """
@@ -9,19 +9,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
-from typing import Self
+from typing import Self, TypeVar
 
+from models.threads import one_thread
 from recsys.__main__ import main
 from tests.runs import ROOT
 
 FORKSERVER = get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["recsys.cli", "tests.loaded"])
 LOOK_S = 0.02
+Found = TypeVar("Found")
 
 
 class Running:
@@ -117,3 +120,9 @@ def recsys(*arguments: str | Path, timeout_s: float = 300, **environment: str) -
     finally:
         process.kill()
     return CompletedProcess(arguments, process.wait(), output, errors)
+
+
+def apart(function: Callable[..., Found], *arguments: object) -> Found:
+    """What a function returns in a process of its own, which may fork: nothing runs beside it."""
+    with ProcessPoolExecutor(1, FORKSERVER, initializer=one_thread) as executor:
+        return executor.submit(function, *arguments).result()

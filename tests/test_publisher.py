@@ -1,8 +1,6 @@
 """Versions on disk: each number once, CURRENT always at a whole one, the newest kept."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,8 @@ from test_artifact import flip, random_artifact
 
 from models.artifact import BadArtifact, weights_digest
 from recsys.publisher import CURRENT, VERSIONS_KEPT, Published, current, load, newest_version, point_to, promote, publish, record_run
-from tests.runs import ROOT
+from tests.publishing import killed_everywhere
+from tests.running import apart
 
 
 def published(directory: Path, *versions: int) -> list[Published]:
@@ -142,12 +141,10 @@ def test_a_run_and_its_version_are_in_mlflow(tmp_path: Path) -> None:
 
 
 def test_every_kill_of_a_publisher_leaves_a_version_that_loads(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "tests.publishing", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    *kills, last = json.loads(done.stdout)
+    *kills, last = apart(killed_everywhere, tmp_path)
     assert len(kills) > 10
-    assert all(kill["killed"] for kill in kills)
-    assert {(kill["current"], kill["newest"]) for kill in kills} == {(5, 5), (5, 6), (6, 6)}
-    assert (last["killed"], last["current"], last["newest"]) == (False, 6, 6)
+    assert all(kill.killed for kill in kills)
+    assert {(kill.current, kill.newest) for kill in kills} == {(5, 5), (5, 6), (6, 6)}
+    assert (last.killed, last.current, last.newest) == (False, 6, 6)
     for kill in [*kills, last]:  # whatever was left, the next publish goes on and clears it away
-        assert kill["entries"] == sorted(["versions", *(str(kill["newest"] + 1 - age) for age in range(VERSIONS_KEPT))])
+        assert kill.entries == sorted(["versions", *(str(kill.newest + 1 - age) for age in range(VERSIONS_KEPT))])

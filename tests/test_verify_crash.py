@@ -1,55 +1,47 @@
 """`recsys verify crash`, as a user runs it, in its short form; and that it can see what it looks for."""
 
-import json
-import subprocess
-import sys
+import dataclasses
+import shutil
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recsys import checkpoint
+from recsys.checkpoint import Checkpoint
+from recsys.config import Config
+from recsys.presets import tiny
+from recsys.processes import Place
 from recsys.verify.commands import crash
-from recsys.verify.crash import ALONE, WRITES
+from recsys.verify.crash import ALONE, WRITES, Verified, verify_crash
 from recsys.verify.faults import POINTS
 from recsys.verify.journal import Learned, in_weights
-from tests.running import recsys
-from tests.runs import ROOT, only_object
+from recsys.verify.lives import learn
+from tests.running import apart, recsys
+from tests.runs import only_object
 
 KILLS = 10
 
-SABOTEURS = """
-import dataclasses, json, shutil, sys
-from pathlib import Path
-from models.threads import one_thread
-from recsys import checkpoint
-from recsys.presets import tiny
-from recsys.verify.crash import verify_crash
-from recsys.verify.lives import learn
 
-one_thread()
-real = checkpoint.save
+def sabotaged(names: tuple[str, ...], out: Path) -> Verified:
+    """What is found of a learner that saves some things as they were at the save before. For a process of its own, because it forks."""
 
-
-def with_older(*names):
-    def save(directory, saved, *others):  # in a copy of the learner, which remembers nothing of the save before
+    def save(
+        directory: Path, saved: Checkpoint, *others: Any
+    ) -> None:  # in a copy of the learner, which knows of no save before
         before = checkpoint.restore(directory) or saved
         real(directory, dataclasses.replace(saved, **{name: getattr(before, name) for name in names}), *others)
 
-    def work(config, place, stop):
+    def work(config: Config, place: Place, stop: threading.Event) -> None:
         checkpoint.save = save
         shutil.rmtree(place.state_dir / "online" / "versions", ignore_errors=True)  # by its versions a learner sees it itself
         (place.state_dir / "online" / "CURRENT.json").unlink(missing_ok=True)
         learn(config, place, stop)
 
-    return work
-
-
-for name, work in (("weights", with_older("model", "arrays")), ("offsets", with_older("joiner"))):
-    out = Path(sys.argv[1]) / name
-    found = verify_crash(tiny(), f"sqlite:///{out / 'events.db'}", out, 2, 0, work)
-    print(json.dumps(dataclasses.asdict(found) | {"holds": found.holds}))
-"""
+    real = checkpoint.save
+    return verify_crash(tiny(), f"sqlite:///{out / 'events.db'}", out, 2, 0, work)
 
 
 @pytest.mark.parametrize("log", ["sqlite", "kafka"])
@@ -75,14 +67,13 @@ def test_a_learner_killed_ten_times_ends_as_one_that_never_was(request: pytest.F
 
 
 def test_what_is_saved_too_early_or_too_late_is_seen(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", SABOTEURS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    old_weights, old_offsets = map(json.loads, done.stdout.splitlines())
-    assert old_weights["lost"] > 0
-    assert old_weights["trained_twice"] == 0
-    assert old_offsets["trained_twice"] > 0
-    assert old_offsets["lost"] == 0
-    assert not any(found["holds"] or found["identical"] for found in (old_weights, old_offsets))
+    old_weights = apart(sabotaged, ("model", "arrays"), tmp_path / "weights")
+    old_offsets = apart(sabotaged, ("joiner",), tmp_path / "offsets")
+    assert old_weights.lost > 0
+    assert old_weights.trained_twice == 0
+    assert old_offsets.trained_twice > 0
+    assert old_offsets.lost == 0
+    assert not any(found.holds or found.identical for found in (old_weights, old_offsets))
 
 
 def test_only_what_led_to_the_weights_is_counted() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models import embeddings
 from models.artifact import BadArtifact
 from recsys import checkpoint as checkpoints
 from recsys import publisher
@@ -27,6 +28,8 @@ from recsys.verify.stream import Teller, telling
 from streaming import compiled
 
 WARM_UP_MINUTES = 4
+LOADED = compiled, embeddings
+"""What a learner loads besides its imports."""
 DISK_MB = 128
 """All that is kept of a learner of this size is some 70 MB."""
 ANY_MOMENT, FULL_DISK = "any moment", "full disk"
@@ -79,7 +82,8 @@ def verify_crash(config: Config, url: str, out: Path, kills: int, seed: int, wor
 
     `out` gets the states of both; that of the killed one is on a small disk of its own where this user may mount one.
     """
-    compiled.load()  # once, before all that is forked
+    for module in LOADED:  # once, before all that is forked
+        module.load()
     ways = _ways(kills, np.random.default_rng([seed, 1]))
     minutes = WARM_UP_MINUTES + len(ways)
     with faults.small_disk(out / "state", DISK_MB) as has_disk, telling(config, url, minutes, seed) as teller:
@@ -115,7 +119,7 @@ def verify_crash(config: Config, url: str, out: Path, kills: int, seed: int, wor
 def process_start_s() -> float:
     """How long a process takes to be there with all that a learner loads."""
     began_s = time.monotonic()
-    program = "from recsys import cli; from streaming import compiled; compiled.load()"
+    program = "from recsys import cli; from recsys.verify.crash import LOADED; [module.load() for module in LOADED]"
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     return time.monotonic() - began_s
 
