@@ -28,9 +28,7 @@ KILLS = 10
 def sabotaged(names: tuple[str, ...], out: Path) -> Verified:
     """What is found of a learner that saves some things as they were at the save before. For a process of its own, because it forks."""
 
-    def save(
-        directory: Path, saved: Checkpoint, *others: Any
-    ) -> None:  # in a copy of the learner, which knows of no save before
+    def save(directory: Path, saved: Checkpoint, *others: Any) -> None:  # in a copy of the learner, which knows of no save before
         before = checkpoint.restore(directory) or saved
         real(directory, dataclasses.replace(saved, **{name: getattr(before, name) for name in names}), *others)
 
