@@ -16,7 +16,7 @@ import polars as pl
 from recsys.admission import MAX_ID_BYTES
 from streaming.archive import write_archive
 from streaming.events import IMPORTED, Decision, Event, Exposure, Feedback, Interaction, Item, ItemChange, Tick, encode
-from streaming.log import Entry, MemoryLog
+from streaming.log import MAX_RECORD_BYTES, Entry, MemoryLog
 
 FEEDBACK: pl.DataType = pl.List(pl.Struct({"kind": pl.String, "value": pl.Float64, "delay_ms": pl.Int64}))
 PAIRS: pl.DataType = pl.List(pl.Struct({"key": pl.String, "value": pl.String}))
@@ -171,7 +171,11 @@ def _bodies(interactions: pl.DataFrame, items_offset: int) -> Iterator[tuple[int
             else _organic(user_id, time_ms, repeat, item_ids, feedback)
         )
         for message in messages:
-            yield message.event_time_ms, key, encode(message, message.event_time_ms)
+            value = encode(message, message.event_time_ms)
+            if len(value) > MAX_RECORD_BYTES:
+                held = f"{len(item_ids)} items at one time, {time_ms} ms, are one slate of {len(value)} bytes"
+                raise ImportRefused(f"user {user_id!r}: {held}; a record may have {MAX_RECORD_BYTES}")
+            yield message.event_time_ms, key, value
 
 
 def _exposed(

@@ -26,7 +26,8 @@ def times_ms(times: pl.Series, path: Path) -> pl.Series:
         return pl.Series([_iso_ms(text, path, times.name) for text in times], dtype=pl.Int64)
     bad = times.filter(~(numbers.is_finite() & (numbers >= 0) & (numbers < LATEST)).fill_null(value=False))
     if bad.len():
-        raise ImportRefused(f"{path}: {times.name} holds {bad[0]!r}, which is no time; {bad.len()} of {times.len()} are not")
+        wrong = "which is no time" if times.dtype != pl.String else "beside numbers; all must be numbers, or all ISO 8601"
+        raise ImportRefused(f"{path}: {times.name} holds {bad[0]!r}, {wrong}; {bad.len()} of {times.len()} are not")
     largest = float(numbers.to_numpy().max())
     # Until the year 5138 seconds are below 1e11, and milliseconds above it since 1973; so too micro- and nanoseconds.
     per_ms = next((unit for unit, limit in ((0.001, 1e11), (1.0, 1e14), (1e3, 1e17)) if largest < limit), 1e6)

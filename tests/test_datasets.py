@@ -198,7 +198,7 @@ class TestTable:
             ("who,what,at\na,x,5\n", COLUMNS, "no column 'when'; there are who, what, at"),
             ("who,what,when\n", COLUMNS, "no rows"),
             ("", COLUMNS, "log.csv"),
-            ("who,what,when\na,x,5\na,y,yesterday\n", COLUMNS, "when holds 'yesterday', which is no time; 1 of 2"),
+            ("who,what,when\na,x,5\na,y,yesterday\n", COLUMNS, "when holds 'yesterday', beside numbers; .* ISO 8601; 1 of 2"),
             ("who,what,when\na,x,2022-13-01\n", COLUMNS, "when holds '2022-13-01', which is no time"),
             ("who,what,when\na,x,NaN\n", COLUMNS, "when holds nan, which is no time"),
             ("who,what,when\na,x,-5\n", COLUMNS, "when holds -5"),
@@ -351,6 +351,15 @@ class TestImport:
                 Frames(interactions=frames.interactions, items=frames.items.with_columns(item_id=pl.lit(item_id)))
         with pytest.raises(ImportRefused, match="stands twice"):
             Frames(interactions=frames.interactions, items=pl.concat([frames.items, frames.items.head(1)]))
+
+    def test_a_slate_that_is_no_record_is_refused_by_its_user(self, tmp_path: Path) -> None:
+        """A day as the time of all that somebody was shown on it."""
+        path = tmp_path / "log.parquet"
+        shown = pl.DataFrame({"what": [f"{number:0250}" for number in range(4_000)]})
+        shown.with_columns(who=pl.lit("crawler"), when=pl.lit(1650582000), c=pl.lit(0)).write_parquet(path)
+        frames = load_table(path, TableColumns(user="who", item="what", time="when", click="c"))
+        with pytest.raises(ImportRefused, match=r"user 'crawler': 4000 items at one time, 1650582000000 ms, are one slate of 10.* bytes"):
+            import_logs(frames)
 
     def test_archive_reads_back(self, kuairand: Path, tmp_path: Path) -> None:
         frames = load_kuairand(kuairand)
