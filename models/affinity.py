@@ -34,7 +34,9 @@ def row_weights(item_BL: IntArray, kind_BL: IntArray, against: Sequence[int]) ->
     """
     is_row_BL = (kind_BL > 0) & (item_BL > 0)
     key_BL = own_items(item_BL)
-    took_BL = is_row_BL & (kind_BL >= ACT) & ~np.isin(key_BL, key_BL[is_row_BL & np.isin(kind_BL, against)])
+    took_BL, against_BL = is_row_BL & (kind_BL >= ACT), np.logical_or.reduce([is_row_BL & (kind_BL == kind) for kind in against])
+    if np.any(against_BL):
+        took_BL &= ~np.isin(key_BL, key_BL[against_BL])
     left_BL = is_row_BL & ~np.isin(key_BL, key_BL[took_BL])
     rows_B2L = np.stack([took_BL, left_BL], 1)
     weight_B2L: FloatArray = rows_B2L * np.float32(LOUDNESS) / (rows_B2L.sum(2, keepdims=True) + FEW).astype(np.float32)

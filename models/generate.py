@@ -22,6 +22,8 @@ from models.trie import CountArray, IntArray, Legal, Trie
 from models.walk import DoubleArray, Root, Rule, Walker, Wanted, weights
 
 WAYS = ("slot", "beam")
+PART_WEIGHTS = 1 << 15
+"""Items' chances that are computed together: they stay in a core's cache, and no memory is asked for anew."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Generator:
         """Slot by slot: each slot sees those before it, and their items are not legal again."""
         decoder, walks, (batch, num_slots) = self.decoder, asked.of_Q, uniform_BSU.shape[:2]
         root, slots = Root.of(asked.legal), decoder.slots(memory, num_slots)
-        left_B, start_BD = root.total(), decoder.start(memory, context)
+        left_B, start_BD, parts = root.total(), decoder.start(memory, context), self._parts(batch)
         leaf_BS, left_BS = np.full((batch, num_slots), -1), np.ones((batch, num_slots), np.int64)
         product_BS = np.ones((batch, num_slots))
         for slot in range(num_slots):
@@ -87,7 +89,11 @@ class Generator:
                 break
             x_BD = decoder.slot_input(start_BD, slot, leaf_BS[:, slot - 1] if slot else None)
             state_BD = decoder.state(memory, slots, x_BD, slot)
-            first_B, leaf_B, product_BS[:, slot] = self._draw_slot(state_BD, root, asked, uniform_BSU[:, slot])
+            if len(parts) == 1:
+                drawn = [self._draw_slot(state_BD, root, asked, uniform_BSU[:, slot])]
+            else:
+                drawn = [self._draw_slot(state_BD[now], root.at(now), asked.at(now), uniform_BSU[now, slot]) for now in parts]
+            first_B, leaf_B, product_BS[:, slot] = map(np.concatenate, zip(*drawn, strict=True))
             leaf_BS[:, slot], left_BS[:, slot] = np.where(drawn_B, leaf_B, -1), left_B
             root.count_BC[walks, first_B] -= drawn_B
             if self.trie.levels > 1:  # below the root
@@ -101,7 +107,7 @@ class Generator:
         """One walk for each request: the child of the root, the leaf, and Π p(code). By the model or, where the first number says
         so, evenly over what is legal.
         """
-        trie, walks = self.trie, asked.of_Q
+        trie, walks = self.trie, np.arange(len(state_BD))
         evenly_B = uniform_BU[:, 0] < asked.rule.floor_B
         some_evenly = bool(evenly_B.any())
         first_B = node_B = np.zeros(len(walks), np.int64)
@@ -124,6 +130,11 @@ class Generator:
             product_B *= weight_BC[walks, at_B] / np.maximum(sum_BC[:, -1], 1e-300)
             first_B = first_B if level else node_B
         return first_B, node_B, product_B
+
+    def _parts(self, batch: int) -> list[IntArray]:
+        """So few requests at a time that what is said of all items stays in the cache; all, where the tree has levels: nodes are narrow."""
+        size = batch if self.trie.levels > 1 else max(1, PART_WEIGHTS // max(1, self.trie.num_items))
+        return [np.arange(first, min(first + size, batch)) for first in range(0, batch, max(1, size))]
 
     def _items(self, leaf_A: IntArray) -> IntArray:
         """Item rows of leaves; 0 for leaf -1."""

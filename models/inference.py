@@ -120,9 +120,12 @@ class FrozenDecoder:
         """See `Decoder.memory`; columns that are blank in the whole batch are left out."""
         blank_BL = context.kind_BL == 0
         first = int(blank_BL.all(0).argmin()) if not blank_BL.all() else blank_BL.shape[1]
-        said_BLD = self.said(context.item_BL[:, first:], context.kind_BL[:, first:], context.gap_BL[:, first:])
-        said_BLD *= ~blank_BL[:, first:, None]
-        row_BLD = self.coloured(np.pad(said_BLD, ((0, 0), (self.reach - 1, 0), (0, 0))))[:, -self.history :]
+        said_BLD = np.zeros(
+            (len(blank_BL), self.reach - 1 + blank_BL.shape[1] - first, self.width), np.float32
+        )  # before the first: nothing
+        rows_BLD = self.said(context.item_BL[:, first:], context.kind_BL[:, first:], context.gap_BL[:, first:])
+        np.multiply(rows_BLD, ~blank_BL[:, first:, None], out=said_BLD[:, self.reach - 1 :])
+        row_BLD = self.coloured(said_BLD)[:, -self.history :]
         batch, length = row_BLD.shape[:2]
         rows = np.empty((batch, length + 1, 2 * self.heads, self.width // self.heads), np.float32)
         rows[:, 0] = self.nothing

@@ -125,7 +125,10 @@ class Remembered:
 
 
 def _with_nothing(rows_BL: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    return np.pad(rows_BL, ((0, 0), (0, 1)))
+    """With a column of zeros behind the rows."""
+    padded_BL = np.zeros((len(rows_BL), rows_BL.shape[1] + 1), rows_BL.dtype)
+    padded_BL[:, :-1] = rows_BL
+    return padded_BL
 
 
 def age_buckets(length: int) -> IntArray:

@@ -80,6 +80,10 @@ class Root:
         children = legal.trie.children(np.zeros(1, np.int64), 0)
         return Root(children, legal.count(children.bound_QX))
 
+    def at(self, at_B: IntArray) -> "Root":
+        """Of some of the requests."""
+        return Root(self.children, self.count_BC[at_B])
+
     def total(self) -> IntArray:
         """How many legal leaves each request has, (B,)."""
         return self.count_BC.sum(1, dtype=np.int64)

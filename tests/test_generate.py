@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from models import generate
 from models.decoder import Context, Decoder, DecoderConfig
 from models.generate import WAYS, Generator, Slates
 from models.inference import FrozenDecoder, LeafVectors
@@ -229,6 +230,19 @@ def scores(
 def still_legal(requests: Requests, item_BS: np.ndarray, at: int, slot: int) -> np.ndarray:
     """Rows that slot `slot` of request `at` may still be given, after the slots before it."""
     return np.setdiff1d(np.flatnonzero(requests.legal_BR[at]), item_BS[at, :slot])
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_a_batch_in_parts_draws_what_it_draws_whole(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Plain ids, of which a large batch is drawn a few requests at a time."""
+    model = random_model(7, 1, 60, codes=1)
+    requests = random_requests(7, model, batch=7, slots=5)
+    whole = requests.drawn_by(model.generator, "slot")
+    monkeypatch.setattr(generate, "PART_WEIGHTS", at_once * 60)
+    parts = requests.drawn_by(model.generator, "slot")
+    assert (whole.item_BS == parts.item_BS).all()
+    assert whole.item_BS.any()
+    assert parts.logprob_BS == pytest.approx(whole.logprob_BS, abs=1e-5)
 
 
 # Probabilities --------------------------------------------------------------------------------------------------------
