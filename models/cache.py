@@ -70,10 +70,10 @@ class Reading:
         self._put_nothing()
 
     def memory(self) -> Memory:
-        """What `FrozenDecoder.memory` makes of a context of these rows; views, good until the next rows are read."""
+        """What `FrozenDecoder.memory` makes of a context of these rows."""
         first, bias_HL = self._end - 1 - self.num_rows, self._decoder.recency_bias(self.num_rows)
         keys, values = self._keys_HdT[None, :, :, first : self._end], self._values_HTd[None, :, first : self._end]
-        return Memory(keys, values, bias_HL[None], self._newest_1D)
+        return Memory(np.ascontiguousarray(keys), np.ascontiguousarray(values), bias_HL[None], self._newest_1D)
 
     def _room(self, size: int) -> tuple[FloatArray, FloatArray]:
         heads, depth = self._decoder.heads, self._decoder.width // self._decoder.heads

@@ -17,9 +17,10 @@ from models.beam import draw_beam
 from models.content import FloatArray
 from models.decoder import Context, Decoder
 from models.inference import FrozenDecoder, Memory
+from models.kernels import drawn, load
 from models.successors import Successors
 from models.trie import CountArray, IntArray, Legal, Trie
-from models.walk import DoubleArray, Root, Rule, Walker, Wanted, weights
+from models.walk import DoubleArray, Root, Rule, Walker, Wanted
 
 WAYS = ("slot", "beam")
 PART_WEIGHTS = 1 << 15
@@ -48,6 +49,7 @@ class Generator:
     """Draws slates under one version. `novelty_R` says how novel each item row is (0..1)."""
 
     def __init__(self, decoder: FrozenDecoder, trie: Trie, novelty_R: FloatArray, successors: Successors) -> None:
+        load()
         self.decoder, self.trie = decoder, trie
         self._walker = Walker(decoder, trie, novelty_R, successors)
 
@@ -107,11 +109,10 @@ class Generator:
         """One walk for each request: the child of the root, the leaf, and Π p(code). By the model or, where the first number says
         so, evenly over what is legal.
         """
-        trie, walks = self.trie, np.arange(len(state_BD))
-        evenly_B = uniform_BU[:, 0] < asked.rule.floor_B
-        some_evenly = bool(evenly_B.any())
-        first_B = node_B = np.zeros(len(walks), np.int64)
-        product_B = np.ones(len(walks))
+        trie, uniform_UB = self.trie, np.ascontiguousarray(uniform_BU.T)
+        evenly_B = uniform_UB[0] < asked.rule.floor_B
+        first_B = node_B = np.zeros(len(state_BD), np.int64)
+        product_B = np.ones(len(state_BD))
         children, count_BC = root.children, root.count_BC
         prefix: list[CountArray] = []
         for level in range(trie.levels):
@@ -120,14 +121,10 @@ class Generator:
                 children = trie.children(node_B, level)
                 count_BC = asked.legal.count(children.bound_QX)
             logits_BC = self._walker.logits(state_BD, node_B, children, prefix, asked)
-            weight_BC = weights(logits_BC, count_BC)
-            sum_BC = weight_BC.cumsum(1, dtype=np.float64)
-            at_B = _passed(sum_BC, uniform_BU[:, level + 1])
-            if some_evenly:
-                at_B = np.where(evenly_B, _passed(count_BC.cumsum(1), uniform_BU[:, level + 1]), at_B)
+            at_B, chance_B = drawn(logits_BC, count_BC, uniform_UB[level + 1], evenly_B)
+            product_B *= chance_B
             # a walk with nothing legal, whose result is not used, stays among its node's children too
             node_B = np.minimum(children.start_Q + at_B, children.end_Q - 1)
-            product_B *= weight_BC[walks, at_B] / np.maximum(sum_BC[:, -1], 1e-300)
             first_B = first_B if level else node_B
         return first_B, node_B, product_B
 
@@ -141,9 +138,3 @@ class Generator:
         item_A = np.zeros(leaf_A.shape, np.int64)
         item_A[leaf_A >= 0] = self.trie.item_of_leaf[leaf_A[leaf_A >= 0]]
         return item_A
-
-
-def _passed(sum_BC: DoubleArray | CountArray, uniform_B: FloatArray) -> IntArray:
-    """Where the running sum passes uniform × total, (B,): never at a child that adds nothing to it, unless none adds anything."""
-    at_B: IntArray = (sum_BC[:, :-1] <= uniform_B[:, None] * sum_BC[:, -1:]).sum(1)
-    return at_B

@@ -16,6 +16,7 @@ from torch.nn import Linear
 from models.affinity import row_weights
 from models.content import FloatArray
 from models.decoder import LOGIT_SCALE_MAX, NORM_EPS, Block, Context, Decoder
+from models.kernels import attend
 from models.silence import ROW_SCALE
 from models.trie import Children, CountArray, IntArray, Trie
 
@@ -24,7 +25,7 @@ ROWS_AT_ONCE = 1 << 18
 
 @dataclass(frozen=True)
 class Memory:
-    """Keys (B, H, d, L + 1) and values (B, H, L + 1, d) that all layers read, and the attention bias (B, H, L + 1)."""
+    """Keys (B, H, d, L + 1) and values (B, H, L + 1, d) that all layers read, and the attention bias (B, H, L + 1); all in C order."""
 
     keys: FloatArray
     values: FloatArray
@@ -35,12 +36,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Slots:
-    """Keys and values of the slots so far, by layer, (layers, B, H, S, d): filled as slots are decoded. And room to work in."""
+    """Keys and values of the slots so far, by layer, (layers, B, H, S, d): filled as slots are decoded."""
 
     keys: FloatArray
     values: FloatArray
-    scores: FloatArray
-    """(B, 2 H, max(L + 1, S)): of the memory by the first heads, of the slots by the others; -inf where there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +159,9 @@ class FrozenDecoder:
 
     def slots(self, memory: Memory, slots: int) -> Slots:
         """Room for the keys and values of `slots` slots."""
-        batch, heads, length = memory.bias.shape
+        batch, heads, _ = memory.bias.shape
         shape = (len(self.blocks), batch, heads, slots, self.width // heads)
-        scores = np.empty((batch, 2 * heads, max(length, slots)), np.float32)
-        return Slots(np.empty(shape, np.float32), np.empty(shape, np.float32), scores)
+        return Slots(np.empty(shape, np.float32), np.empty(shape, np.float32))
 
     def start(self, memory: Memory, context: Context) -> FloatArray:
         """See `Decoder.start`."""
@@ -182,13 +180,8 @@ class FrozenDecoder:
         batch, width = x_BD.shape
         for layer, block in enumerate(self.blocks):
             inner = _unit(x_BD) @ block.inward
-            parts = inner[:, : 4 * width].reshape(batch, 4, self.heads, -1)
-            keys, values = slots.keys[layer], slots.values[layer]
-            keys[:, :, slot], values[:, :, slot] = parts[:, 2], parts[:, 3]
             mixed = np.empty((batch, 4 * width), np.float32)
-            read = mixed.reshape(batch, 4 * self.heads, 1, -1)[:, : 2 * self.heads]
-            _read(parts, memory, keys[:, :, : slot + 1], values[:, :, : slot + 1], slots.scores, read)
-            np.square(np.maximum(inner[:, 4 * width :], 0), out=mixed[:, 2 * width :])
+            attend(inner, memory.keys, memory.values, memory.bias, slots.keys[layer], slots.values[layer], slot, mixed)
             moved_BD: FloatArray = mixed @ block.outward
             moved_BD += x_BD
             x_BD = moved_BD
@@ -244,20 +237,6 @@ def products(asked_QD: FloatArray, vector_PD: FloatArray, children: Children) ->
     for walk, (start, end) in enumerate(zip(start_Q, end_Q, strict=True)):
         np.dot(vector_PD[start:end], asked_QD[walk], out=fit_QC[walk, : end - start])
     return fit_QC
-
-
-def _read(parts: FloatArray, memory: Memory, keys: FloatArray, values: FloatArray, scores: FloatArray, read: FloatArray) -> None:
-    """Attention to the memory and to the slots so far, with one softmax over both side by side: half the calls."""
-    heads, length, slots = keys.shape[1], memory.keys.shape[3], keys.shape[2]
-    scores[:] = -np.inf
-    scores[:, :heads, :length] = np.matmul(parts[:, 0, :, None], memory.keys)[:, :, 0]
-    scores[:, :heads, :length] += memory.bias
-    scores[:, heads:, :slots] = np.matmul(keys, parts[:, 1, :, :, None])[..., 0]
-    scores -= scores.max(-1, keepdims=True)
-    np.exp(scores, out=scores)
-    np.matmul(scores[:, :heads, None, :length], memory.values, out=read[:, :heads])
-    np.matmul(scores[:, heads:, None, :slots], values, out=read[:, heads:])
-    read /= scores.sum(-1)[..., None, None]
 
 
 def _unit(x_D: FloatArray) -> FloatArray:
