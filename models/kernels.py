@@ -18,14 +18,16 @@ from models.content import FloatArray
 from models.trie import BoolArray, CountArray, IntArray
 
 Function = TypeVar("Function", bound=Callable[..., object])
+LEAST = 1e-300
+"""A sum of chances below this counts as this."""
 
 
 def compiled(function: Function) -> Function:
     """The function, compiled when it is first called, and kept on disk where that can be. It holds the interpreter's lock: it is short."""
     try:
-        return cast(Function, njit(cache=True)(function))
+        return cast(Function, njit(cache=True, error_model="numpy")(function))
     except RuntimeError:  # nothing can be written
-        return cast(Function, njit(function))
+        return cast(Function, njit(error_model="numpy")(function))
 
 
 @cache
@@ -122,5 +124,5 @@ def drawn(
         place = min(np.searchsorted(sum_C, uniform_B[at] * sum_C[-1], side="right"), children - 1)
         at_B[at], chance_B[at] = place, 0.0
         if counts[place] > 0:
-            chance_B[at] = np.exp(logits[place] - largest) / total
+            chance_B[at] = np.exp(logits[place] - largest) / max(total, LEAST)
     return at_B, chance_B
