@@ -92,10 +92,10 @@ class Generator:
             x_BD = decoder.slot_input(start_BD, slot, leaf_BS[:, slot - 1] if slot else None)
             state_BD = decoder.state(memory, slots, x_BD, slot)
             if len(parts) == 1:
-                drawn = [self._draw_slot(state_BD, root, asked, uniform_BSU[:, slot])]
+                of_parts = [self._draw_slot(state_BD, root, asked, uniform_BSU[:, slot])]
             else:
-                drawn = [self._draw_slot(state_BD[now], root.at(now), asked.at(now), uniform_BSU[now, slot]) for now in parts]
-            first_B, leaf_B, product_BS[:, slot] = map(np.concatenate, zip(*drawn, strict=True))
+                of_parts = [self._draw_slot(state_BD[now], root.at(now), asked.at(now), uniform_BSU[now, slot]) for now in parts]
+            first_B, leaf_B, product_BS[:, slot] = map(np.concatenate, zip(*of_parts, strict=True))
             leaf_BS[:, slot], left_BS[:, slot] = np.where(drawn_B, leaf_B, -1), left_B
             root.count_BC[walks, first_B] -= drawn_B
             if self.trie.levels > 1:  # below the root

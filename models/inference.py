@@ -1,4 +1,4 @@
-"""The decoder of one version, frozen for the request path: its incremental forward pass in numpy.
+"""The decoder of one version, frozen for the request path: its incremental forward pass in numpy, its attention in models/kernels.py.
 
 Knows nothing of training. A slate is a long chain of tiny matrix products, where the cost is the calls and not the
 arithmetic: numpy makes a slate of 10 four times faster than torch on one core (models/EXPERIMENTS.md). Norms and
@@ -119,11 +119,10 @@ class FrozenDecoder:
         """See `Decoder.memory`; columns that are blank in the whole batch are left out."""
         blank_BL = context.kind_BL == 0
         first = int(blank_BL.all(0).argmin()) if not blank_BL.all() else blank_BL.shape[1]
-        said_BLD = np.zeros(
-            (len(blank_BL), self.reach - 1 + blank_BL.shape[1] - first, self.width), np.float32
-        )  # before the first: nothing
+        before = self.reach - 1  # rows that say nothing, and colour the first
+        said_BLD = np.zeros((len(blank_BL), before + blank_BL.shape[1] - first, self.width), np.float32)
         rows_BLD = self.said(context.item_BL[:, first:], context.kind_BL[:, first:], context.gap_BL[:, first:])
-        np.multiply(rows_BLD, ~blank_BL[:, first:, None], out=said_BLD[:, self.reach - 1 :])
+        np.multiply(rows_BLD, ~blank_BL[:, first:, None], out=said_BLD[:, before:])
         row_BLD = self.coloured(said_BLD)[:, -self.history :]
         batch, length = row_BLD.shape[:2]
         rows = np.empty((batch, length + 1, 2 * self.heads, self.width // self.heads), np.float32)

@@ -83,7 +83,7 @@ def attend(
 
 @compiled
 def _read(score_L: FloatArray, length: int, values_Ld: FloatArray, read_d: FloatArray) -> None:
-    """The mean of the first `length` values, weighted by the softmax of their scores; a score of -inf counts nothing, one is above it."""
+    """The mean of the first `length` values, weighted by the softmax of their scores, of which at least one is above -inf."""
     largest = score_L[0]
     for row in range(length):
         largest = max(largest, score_L[row])
