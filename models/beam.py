@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from models.content import FloatArray
 from models.trie import BoolArray, Children, CountArray, IntArray, Trie
-from models.walk import DoubleArray, Root, Walker, Wanted, weights
+from models.walk import DoubleArray, Root, Walker, Wanted
 
 BitArray = npt.NDArray[np.uint64]
 
@@ -93,11 +93,19 @@ def _look(walker: Walker, state_BD: FloatArray, asked: Wanted, root: Root, beams
         children, count_QC = root.children, root.count_BC[of_Q]
     prefix = [codes_BJ[of_Q, beam_Q] for codes_BJ in beams.prefix]
     logits_QC = walker.logits(state_BD[of_Q], node_Q, children, prefix, asked_Q)
-    product_QC: DoubleArray = weights(logits_QC.astype(np.float64), count_QC)
+    product_QC: DoubleArray = _weights(logits_QC.astype(np.float64), count_QC)
     product_QC *= (beams.product_BJ[of_Q, beam_Q] / product_QC.sum(1))[:, None]
     floor_Q1 = asked_Q.rule.floor_B[:, None].astype(np.float64)
     chance_QC = (1 - floor_Q1) * product_QC + floor_Q1 / root.total()[of_Q, None] * count_QC
     return _Look(of_Q, beam_Q, children, product_QC, np.maximum(chance_QC, LEAST) * (count_QC > 0))
+
+
+def _weights(logits_QC: DoubleArray, count_QC: CountArray) -> DoubleArray:
+    """exp(logit - largest legal logit), 0 where nothing is legal, (Q, C); zeros for a walk with nothing legal."""
+    weight_QC: DoubleArray = np.where(count_QC > 0, logits_QC, -np.inf)
+    weight_QC -= weight_QC.max(1, keepdims=True, initial=-3e38)
+    np.exp(weight_QC, out=weight_QC)
+    return weight_QC
 
 
 def _first(trie: Trie, above: _Beams, seen: _Look, time_QC: DoubleArray, keep: int) -> _Beams:

@@ -71,9 +71,13 @@ class Reading:
 
     def memory(self) -> Memory:
         """What `FrozenDecoder.memory` makes of a context of these rows."""
+        return _side_by_side([self.views()])
+
+    def views(self) -> Memory:
+        """The same, not in C order, and good until the next rows are read."""
         first, bias_HL = self._end - 1 - self.num_rows, self._decoder.recency_bias(self.num_rows)
         keys, values = self._keys_HdT[None, :, :, first : self._end], self._values_HTd[None, :, first : self._end]
-        return Memory(np.ascontiguousarray(keys), np.ascontiguousarray(values), bias_HL[None], self._newest_1D)
+        return Memory(keys, values, bias_HL[None], self._newest_1D)
 
     def _room(self, size: int) -> tuple[FloatArray, FloatArray]:
         heads, depth = self._decoder.heads, self._decoder.width // self._decoder.heads
@@ -118,7 +122,7 @@ class Readings:
         self._of_user[user] = reading
         if len(self._of_user) > self._most:
             del self._of_user[next(iter(self._of_user))]
-        return reading.memory()
+        return reading.views()
 
 
 def _rows(context: Context) -> list[IntArray]:
@@ -129,9 +133,7 @@ def _rows(context: Context) -> list[IntArray]:
 
 
 def _side_by_side(memories: Sequence[Memory]) -> Memory:
-    """One batch of several of one request each, right-aligned."""
-    if len(memories) == 1:
-        return memories[0]
+    """One batch of some of one request each, right-aligned; copied, so in C order."""
     _, heads, depth, _ = memories[0].keys.shape
     length = max(memory.bias.shape[2] for memory in memories)
     keys = np.zeros((len(memories), heads, depth, length), np.float32)

@@ -82,7 +82,7 @@ class Generator:
         """Slot by slot: each slot sees those before it, and their items are not legal again."""
         decoder, walks, (batch, num_slots) = self.decoder, asked.of_Q, uniform_BSU.shape[:2]
         root, slots = Root.of(asked.legal), decoder.slots(memory, num_slots)
-        left_B, start_BD, parts = root.total(), decoder.start(memory, context), self._parts(batch)
+        left_B, start_BD, parts = root.total(), decoder.start(memory, context), self._parts(root, asked)
         leaf_BS, left_BS = np.full((batch, num_slots), -1), np.ones((batch, num_slots), np.int64)
         product_BS = np.ones((batch, num_slots))
         for slot in range(num_slots):
@@ -91,15 +91,13 @@ class Generator:
                 break
             x_BD = decoder.slot_input(start_BD, slot, leaf_BS[:, slot - 1] if slot else None)
             state_BD = decoder.state(memory, slots, x_BD, slot)
-            if len(parts) == 1:
-                of_parts = [self._draw_slot(state_BD, root, asked, uniform_BSU[:, slot])]
-            else:
-                of_parts = [self._draw_slot(state_BD[now], root.at(now), asked.at(now), uniform_BSU[now, slot]) for now in parts]
+            of_parts = [self._draw_slot(state_BD[now], its_root, its, uniform_BSU[now, slot]) for now, its_root, its in parts]
             first_B, leaf_B, product_BS[:, slot] = map(np.concatenate, zip(*of_parts, strict=True))
             leaf_BS[:, slot], left_BS[:, slot] = np.where(drawn_B, leaf_B, -1), left_B
             root.count_BC[walks, first_B] -= drawn_B
             if self.trie.levels > 1:  # below the root
                 asked = asked.without(leaf_BS[:, slot : slot + 1])
+                parts = self._parts(root, asked)
             left_B = left_B - drawn_B
         floor_B1 = asked.rule.floor_B[:, None].astype(np.float64)
         chance_BS = np.where(leaf_BS >= 0, (1 - floor_B1) * product_BS + floor_B1 / np.maximum(left_BS, 1), 1)
@@ -128,10 +126,13 @@ class Generator:
             first_B = first_B if level else node_B
         return first_B, node_B, product_B
 
-    def _parts(self, batch: int) -> list[IntArray]:
+    def _parts(self, root: Root, asked: Wanted) -> list[tuple[slice, Root, Wanted]]:
         """So few requests at a time that what is said of all items stays in the cache; all, where the tree has levels: nodes are narrow."""
-        size = batch if self.trie.levels > 1 else max(1, PART_WEIGHTS // max(1, self.trie.num_items))
-        return [np.arange(first, min(first + size, batch)) for first in range(0, batch, max(1, size))]
+        batch, size = len(root.count_BC), max(1, PART_WEIGHTS // max(1, self.trie.num_items))
+        if self.trie.levels > 1 or batch <= size:
+            return [(slice(batch), root, asked)]
+        parts = [slice(first, min(first + size, batch)) for first in range(0, batch, size)]
+        return [(now, root.at(now), asked.at(np.arange(now.start, now.stop))) for now in parts]
 
     def _items(self, leaf_A: IntArray) -> IntArray:
         """Item rows of leaves; 0 for leaf -1."""

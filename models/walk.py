@@ -18,7 +18,6 @@ from models.successors import Successors
 from models.trie import Children, CountArray, IntArray, Legal, Trie
 
 DoubleArray = npt.NDArray[np.float64]
-Real = TypeVar("Real", np.float32, np.float64)
 Kept = TypeVar("Kept")
 
 
@@ -80,9 +79,9 @@ class Root:
         children = legal.trie.children(np.zeros(1, np.int64), 0)
         return Root(children, legal.count(children.bound_QX))
 
-    def at(self, at_B: IntArray) -> "Root":
-        """Of some of the requests."""
-        return Root(self.children, self.count_BC[at_B])
+    def at(self, now: slice) -> "Root":
+        """Of some of the requests; its counts are these, not copies."""
+        return Root(self.children, self.count_BC[now])
 
     def total(self) -> IntArray:
         """How many legal leaves each request has, (B,)."""
@@ -195,11 +194,3 @@ class Walker:
         if level + 1 == self.trie.levels:
             weight_H += told.met_BJ[hits.request_H, hits.hint_H]
         np.add.at(logits_QC, (hits.walk_H, hits.child_H), weight_H)
-
-
-def weights(logits_QC: npt.NDArray[Real], count_QC: CountArray) -> npt.NDArray[Real]:
-    """exp(logit - largest legal logit), 0 where nothing is legal, (Q, C), as wide as the logits; zeros for a walk with nothing legal."""
-    weight_QC: npt.NDArray[Real] = np.where(count_QC > 0, logits_QC, logits_QC.dtype.type(-np.inf))
-    weight_QC -= weight_QC.max(1, keepdims=True, initial=-3e38)
-    np.exp(weight_QC, out=weight_QC)
-    return weight_QC
