@@ -13,6 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,11 +78,11 @@ def write_archive(
     for partition, until_offset in enumerate(log.end_offsets() if until is None else until):
         begin_offset = ends.get(partition, begin_offsets[partition])
         if accept_gap and begin_offset < begin_offsets[partition]:
-            _note(directory, GAPS, Gap(partition, begin_offset, begin_offsets[partition]))
+            _note(directory, GAPS, [Gap(partition, begin_offset, begin_offsets[partition])])
             begin_offset = begin_offsets[partition]
         for records in _runs(log, partition, begin_offset, until_offset, max_segment_records):
-            if records[0].offset > begin_offset:
-                _note(directory, EMPTY, Gap(partition, begin_offset, records[0].offset))
+            if jumps := _jumps(records, begin_offset):
+                _note(directory, EMPTY, jumps)
             _write_segment(directory, records)
             num_written += len(records)
             begin_offset = records[-1].offset + 1
@@ -120,7 +121,8 @@ class _Segments:
     def __init__(self, directory: Path) -> None:
         self.name, self.num_partitions = str(directory), _num_partitions(directory)
         self._segments: list[list[Segment]] = [[] for _ in range(self.num_partitions)]
-        known = {(gap.partition, gap.end): gap.begin for name in (EMPTY, GAPS) for gap in _noted(directory, name)}
+        self._empty = _noted(directory, EMPTY)
+        known = {(gap.partition, gap.end): gap.begin for gap in (*self._empty, *_noted(directory, GAPS))}
         for segment in _segments(directory):
             before = self._segments[segment.partition]
             if before and segment.first_offset <= before[-1].last_offset:
@@ -169,7 +171,7 @@ class _Segments:
         with self._lock:
             loaded = self._loaded.get(segment.partition)
             if loaded is None or loaded[0] != segment:
-                loaded = self._loaded[segment.partition] = segment, _frame_of(segment)
+                loaded = self._loaded[segment.partition] = segment, _frame_of(segment, self._empty)
             return loaded[1]
 
 
@@ -195,6 +197,14 @@ def _runs(log: EventLog, partition: int, offset: int, until_offset: int, max_rec
         yield run
 
 
+def _jumps(records: Sequence[LogRecord], begin_offset: int) -> list[Gap]:
+    """Offsets from `begin_offset` on that no record has, up to the last."""
+    if records[-1].offset - begin_offset + 1 == len(records):
+        return []
+    offsets = [begin_offset - 1, *(record.offset for record in records)]
+    return [Gap(records[0].partition, before + 1, offset) for before, offset in pairwise(offsets) if offset > before + 1]
+
+
 def _refuse_another_log(directory: Path, log: EventLog) -> None:
     """What the archive holds last of each partition must be in the log, if that still holds it."""
     begin_offsets, end_offsets = log.begin_offsets(), log.end_offsets()
@@ -204,19 +214,25 @@ def _refuse_another_log(directory: Path, log: EventLog) -> None:
             there = f"{log.name} ends at {end_offsets[partition]}"
             raise ValueError(f"{directory} holds partition {partition} up to {last}; {there}: another log?")
         if last >= begin_offsets[partition]:
-            kept = list(_records(_frame_of(segment).tail(1)))
+            kept = list(_records(_frame_of(segment, _noted(directory, EMPTY)).tail(1)))
             if log.read(partition, last, 1) != kept:
                 raise ValueError(f"{directory} has another record at partition {partition}, offset {last}, than {log.name}: another log?")
 
 
-def _frame_of(segment: Segment) -> pl.DataFrame:
+def _frame_of(segment: Segment, empty: Sequence[Gap]) -> pl.DataFrame:
+    """The records of a segment, all that it was written with; `empty`: offsets of the stream that no record ever had."""
+    partition, first, last, path = segment
     try:
-        frame = pl.read_parquet(segment.path, columns=["partition", "offset", "key", "key_bytes", "value"])
+        frame = pl.read_parquet(path, columns=["partition", "offset", "key", "key_bytes", "value"])
     except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{segment.path} is no whole segment: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path} is no whole segment: {str(error).splitlines()[0]}") from None
     held = frame.select(pl.col("partition").unique().implode(), first=pl.col("offset").min(), last=pl.col("offset").max()).row(0)
-    if held != ([segment.partition], segment.first_offset, segment.last_offset):
-        raise ValueError(f"{segment.path} is no whole segment: it holds offsets {held[1]} to {held[2]} of partition {held[0]}")
+    if held != ([partition], first, last):
+        raise ValueError(f"{path} is no whole segment: it holds offsets {held[1]} to {held[2]} of partition {held[0]}")
+    jumped = sum(gap.end - gap.begin for gap in empty if gap.partition == partition and first < gap.begin and gap.end <= last)
+    written = last - first + 1 - jumped
+    if not frame.height == frame["offset"].n_unique() == written or not frame["offset"].is_sorted():
+        raise ValueError(f"{path} is no whole segment: it holds {frame.height} records where {written} were written, each behind the last")
     return frame
 
 
@@ -270,8 +286,8 @@ def _noted(directory: Path, name: str) -> list[Gap]:
     return [Gap(*gap) for gap in _stream(directory).get(name, ())]
 
 
-def _note(directory: Path, name: str, gap: Gap) -> None:
-    _write_stream(directory, _stream(directory) | {name: [*_noted(directory, name), gap]})
+def _note(directory: Path, name: str, gaps: Sequence[Gap]) -> None:
+    _write_stream(directory, _stream(directory) | {name: [*_noted(directory, name), *gaps]})
 
 
 def _stream(directory: Path) -> dict[str, Any]:

@@ -178,13 +178,15 @@ class Jumping(MemoryLog):
     """Offsets that no record has, as Kafka's are where a transaction ended."""
 
     def read(self, partition: int, offset: int, max_records: int = 10_000) -> list[LogRecord]:
-        return [record for record in super().read(partition, offset, max_records) if record.offset % 7]
+        return [record for record in super().read(partition, offset, 2 * max_records) if record.offset % 7][:max_records]
 
 
-def test_offsets_may_jump_between_segments(directory: Path) -> None:
+@pytest.mark.parametrize("max_segment_records", [3, 10, 1000])
+def test_offsets_may_jump_between_segments_and_within(directory: Path, max_segment_records: int) -> None:
     log = Jumping(1)
-    log.append([Entry(b"", encode(Tick(event_time_ms=n), n)) for n in range(60)])
-    write_archive(log, directory, max_segment_records=3)
+    for _ in range(3):
+        log.append([Entry(b"", encode(Tick(event_time_ms=n), n)) for n in range(20)])
+        write_archive(log, directory, max_segment_records=max_segment_records)
     assert [record.offset for record in everything(ArchiveLog(directory))[0]] == [n for n in range(60) if n % 7]
 
 
@@ -222,6 +224,20 @@ def test_a_segment_without_its_first_or_last_record_is_named(directory: Path, ke
     pl.read_parquet(path).filter(kept).write_parquet(path)
     with pytest.raises(ValueError, match=f"{path.name} is no whole segment: it holds offsets"):
         everything(ArchiveLog(directory))
+
+
+@pytest.mark.parametrize("log", [filled(60), Jumping(4)])
+def test_a_segment_that_lost_records_on_its_way_or_has_them_twice_or_in_disorder_is_named(directory: Path, log: MemoryLog) -> None:
+    if isinstance(log, Jumping):
+        log.append([Entry(f"user-{n % 9}".encode(), encode(Tick(event_time_ms=n), n + 1)) for n in range(60)])
+    write_archive(log, directory)
+    path = segments(directory)[0]
+    whole = pl.read_parquet(path)
+    rows = whole.with_row_index()["index"].to_list()
+    for told in (rows[:3] + rows[4:], rows[:3] + rows[2:3] + rows[4:], [*rows[:4], *rows[3:]], [rows[0], rows[2], rows[1], *rows[3:]]):
+        whole[told].write_parquet(path)
+        with pytest.raises(ValueError, match=rf"{path.name} is no whole segment: it holds {len(told)} records where {len(rows)} were"):
+            everything(ArchiveLog(directory))
 
 
 def test_a_segment_under_the_name_of_another_is_named(directory: Path) -> None:
