@@ -83,12 +83,13 @@ class NextItemDecoder:
         return self._whole_loss(vectors, state_PD, remembered, target_P).mean()
 
     def slate_loss(self, item_BL: IntArray, later_BT: IntArray, num_slots: int, random: np.random.Generator) -> Tensor:
-        """Mean -log p of what came later, in every slot of slates that the model itself drew, (right or wrong) picks and all.
+        """Mean -log p of what came later, in every slot of slates that the model itself drew, (right or wrong) picks and all; there are
+        as many slots as items, at most.
 
         Each slot is asked for one of the later items (0 = none) that the slots before it do not hold. So a slot learns what is
         still worth showing after those picks, not what follows had they been taken.
         """
-        later_BT, scores_BR = later_BT.copy(), self.scores(item_BL)
+        later_BT, scores_BR, num_slots = later_BT.copy(), self.scores(item_BL), min(num_slots, self.trie.num_items)
         noise_BR = random.gumbel(size=scores_BR.shape).astype(np.float32)
         slate_BS = np.argsort(-(scores_BR + noise_BR), axis=1)[:, :num_slots]
         vectors = self._vectors()

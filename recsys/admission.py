@@ -15,6 +15,8 @@ from streaming.proto.recommender_pb2 import RecommendRequest, Seen
 MAX_ID_BYTES = 256
 MAX_ENTRIES = 10_000
 MAX_TEXT_BYTES = 10_000
+MAX_EMBEDDING, MAX_EMBEDDING_VALUE = 4096, 1e6
+"""Dimensions of an item's embedding, and the size of one of them."""
 MAX_REQUEST_BYTES = 500_000
 """A Decision repeats its request and must fit a record of the log, 1,000,000 bytes."""
 
@@ -95,10 +97,10 @@ def check_item(item: Item) -> None:
     """BadRequest for one that can't be taken."""
     _check_id("item_id", item.item_id, required=True)
     _check_text(item.title, item.attributes)
-    if len(item.embedding) > 4096:
-        raise BadRequest(f"embedding has {len(item.embedding)} values; at most 4096")
+    if len(item.embedding) > MAX_EMBEDDING:
+        raise BadRequest(f"embedding has {len(item.embedding)} values; at most {MAX_EMBEDDING}")
     for value in item.embedding:
-        if not math.isfinite(value) or abs(value) > 1e6:
+        if not math.isfinite(value) or abs(value) > MAX_EMBEDDING_VALUE:
             raise BadRequest(f"embedding holds {value}; each value must be a number of at most 1e6 in size")
     if len(item.embedding) and not any(item.embedding):
         raise BadRequest("embedding is all zeros; leave it out to use title and attributes")

@@ -13,7 +13,21 @@ from pathlib import Path
 import polars as pl
 
 from recsys.imports import ITEMS, MINUTE_MS, PAIRS, WATCH, Frames, ImportRefused, make_frames
-from recsys.tables import all_files, columns_of, one_file, read_split, read_table, refuse_nested, refuse_nulls, times_ms
+from recsys.tables import (
+    all_files,
+    columns_of,
+    ids_of,
+    numbers_of,
+    one_file,
+    read_split,
+    read_table,
+    refuse_nested,
+    refuse_nulls,
+    tell_of_strangers,
+    times_ms,
+    without_repeats,
+)
+from streaming.joiner import MAX_VALUE
 
 CLICK_DELAY_CAP_MS = 50_000
 """KuaiRand tells no click time. We take time_ms + play_time_ms, at most this: an assumption; it must lie in the 60 s window."""
@@ -138,7 +152,7 @@ def load_movielens(directory: Path) -> Frames:
     interactions = ratings.unique(maintain_order=True).select(
         "user_id",
         "item_id",
-        event_time_ms=pl.col("seconds") * 1000,
+        event_time_ms=pl.col("time_ms"),
         shown=pl.lit(value=False),
         feedback=_feedback(_entry("rating", rating, when=pl.lit(value=True)), _entry("click", pl.lit(1.0), when=rating >= GOOD_RATING)),
         context=pl.lit([], dtype=PAIRS),
@@ -151,26 +165,39 @@ def load_table(path: Path, columns: TableColumns, items: Path | None = None) -> 
 
     Exact repeats are dropped. ImportRefused names a missing column and those there, and the first time or value that can't be read.
     """
-    table = columns_of(read_table(path), columns.named(), path).unique(maintain_order=True)
-    for name in filter(None, (columns.shown, columns.click)):
-        _refuse_no_flag(table[name], path)
-    shown = _flag(columns.shown) if columns.shown else pl.lit(columns.click is not None)
-    value = pl.col(columns.value).cast(pl.Float64, strict=False) if columns.value else pl.lit(1.0)
+    table = columns_of(without_repeats(read_table(path), path), columns.named(), path)
+    flags = {name: _flags(table[name], path) for name in filter(None, (columns.shown, columns.click))}
+    shown = pl.lit(flags[columns.shown]) if columns.shown else pl.lit(columns.click is not None)
+    value = pl.lit(numbers_of(table[columns.value], path, least=-MAX_VALUE, most=MAX_VALUE)) if columns.value else pl.lit(1.0)
     kind = pl.col(columns.kind).cast(pl.String) if columns.kind else pl.lit("value" if columns.value else "watch")
-    entries = [_entry("click", pl.lit(1.0), when=_flag(columns.click))] if columns.click else []
+    if columns.click and columns.kind and (table[columns.kind].cast(pl.String) == "click").any():
+        raise ImportRefused(f"{path}: {columns.kind} holds 'click' beside the column {columns.click} of clicks; one of them must say it")
+    entries = [_entry("click", pl.lit(1.0), when=pl.lit(flags[columns.click]))] if columns.click else []
     if columns.kind or columns.value or not columns.click:
         # An exposure with nothing said about it earned nothing: "watch" is only for what a user came to on his own.
         entries.append(_entry(kind, value, when=pl.lit(value=True) if columns.kind or columns.value else ~shown))
-    refuse_nulls(table, [columns.user, columns.item, columns.time], path)
     interactions = table.select(
-        user_id=pl.col(columns.user).cast(pl.String),
-        item_id=pl.col(columns.item).cast(pl.String),
+        user_id=ids_of(table[columns.user], path),
+        item_id=ids_of(table[columns.item], path),
         event_time_ms=times_ms(table[columns.time], path),
         shown=shown,
         feedback=_feedback(*entries),
         context=_pairs({name: pl.col(name) for name in columns.context}),
+        kind=kind,
     )
-    return make_frames(interactions, _table_items(items, columns.item))
+    known = _table_items(items, columns.item)
+    if items:
+        tell_of_strangers(interactions["item_id"], known["item_id"], path)
+    return make_frames(_one_row_an_exposure(interactions) if columns.kind else interactions, known)
+
+
+def _one_row_an_exposure(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Rows of one item that a user was shown at one time and that tell of different kinds of feedback are one: it was shown once."""
+    by = ["user_id", "item_id", "event_time_ms", "shown"]
+    numbered = interactions.with_columns(repeat=pl.int_range(pl.len()).over(*by, "kind"))
+    feedback, context = pl.col("feedback").explode(keep_nulls=False, empty_as_null=False), pl.col("context").first()
+    together = numbered.filter("shown").group_by(*by, "repeat", maintain_order=True).agg(feedback, context)
+    return pl.concat([together, numbered.filter(~pl.col("shown"))], how="diagonal")
 
 
 def load_sample() -> Sample:
@@ -212,11 +239,25 @@ def _read_kuairand(directory: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     logs = all_files(directory, ["log_standard_*.csv", "log_standard_*.parquet"])
     video_files = all_files(directory, ["video_features_basic_*.csv", "videos.parquet"])
     # Repeats are exact in all columns; the ones we read alone would make 418 rows of -Pure look repeated that are not.
-    log = pl.concat(
-        [columns_of(read_table(path).unique(maintain_order=True), _KUAIRAND_LOG, path) for path in logs], how="vertical_relaxed"
-    )
-    videos = pl.concat([columns_of(read_table(path), _KUAIRAND_ITEMS, path) for path in video_files], how="vertical_relaxed")
+    log = pl.concat([_kuairand_rows(read_table(path).unique(maintain_order=True), path) for path in logs])
+    numbers = pl.Schema({"video_id": pl.Int64(), "author_id": pl.Int64(), "music_type": pl.Float64(), "video_duration": pl.Float64()})
+    tables = [columns_of(read_table(path), _KUAIRAND_ITEMS, path).cast(numbers, strict=False) for path in video_files]
+    for table, path in zip(tables, video_files, strict=True):
+        refuse_nulls(table, ["video_id"], path)
+    videos = pl.concat(tables, how="vertical_relaxed")
     return log, videos.unique("video_id", keep="first", maintain_order=True)
+
+
+def _kuairand_rows(table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """The columns read, as numbers; nothing may be empty."""
+    log = columns_of(table, _KUAIRAND_LOG, path)
+    refuse_nulls(log, _KUAIRAND_LOG, path)
+    flags = [_flags(log[name], path).cast(pl.Int64) for name in ("is_click", "is_like", "is_hate", "long_view")]
+    amounts = [
+        numbers_of(log[name], path, least=-1e12, most=1e12).cast(pl.Int64).alias(name) for name in ("play_time_ms", "duration_ms", "tab")
+    ]
+    ids = [ids_of(log[name], path) for name in ("user_id", "video_id")]
+    return pl.DataFrame([*ids, times_ms(log["time_ms"], path).alias("time_ms"), *flags, *amounts]).select(_KUAIRAND_LOG)
 
 
 def _kuairand_log(raw: pl.DataFrame) -> pl.DataFrame:
@@ -261,23 +302,17 @@ def _hash_share(text: str) -> float:
 
 
 def _read_movielens(directory: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(user_id, item_id, rating, seconds) and items, from whichever of the published formats is there."""
+    """(user_id, item_id, rating, time_ms) and items, from whichever of the published formats is there."""
     path = one_file(directory, ["ratings.csv", "ratings.dat", "u.data", "ratings.parquet"])
     names = ["userId", "movieId", "rating", "timestamp"]
     if path.suffix in {".dat", ".data"}:
         ratings = read_split(path, "::" if path.suffix == ".dat" else "\t", names)
     else:
         ratings = columns_of(read_table(path), names, path)
-    numbers = ratings.select(
-        user_id=pl.col("userId").cast(pl.String),
-        item_id=pl.col("movieId").cast(pl.String),
-        rating=pl.col("rating").cast(pl.Float64, strict=False),
-        seconds=pl.col("timestamp").cast(pl.Int64, strict=False),
-    )
-    bad = ratings.filter(numbers.select(pl.any_horizontal(pl.all().is_null())).to_series())
-    if bad.height:
-        raise ImportRefused(f"{path}: {bad.height} rows can't be read as numbers; the first is {bad.row(0)}")
-    return numbers, _movies(directory, path)
+    rating = numbers_of(ratings["rating"], path, most=1e3)
+    refuse_nulls(ratings, names, path)
+    read = pl.DataFrame({"user_id": ids_of(ratings["userId"], path), "item_id": ids_of(ratings["movieId"], path), "rating": rating})
+    return read.with_columns(time_ms=times_ms(ratings["timestamp"], path)), _movies(directory, path)
 
 
 def _movies(directory: Path, ratings: Path) -> pl.DataFrame:
@@ -299,13 +334,19 @@ def _table_items(path: Path | None, item_column: str) -> pl.DataFrame:
     if path is None:
         return pl.DataFrame(schema=ITEMS)
     table = columns_of(read_table(path), [item_column], path, keep_others=True)
-    refuse_nulls(table, [item_column], path)
     attributes: dict[str, pl.Expr] = {}
     for name in table.columns:
         if name not in {item_column, "title"}:
-            attributes |= _values_of(table[name], path)
-    title = pl.col("title").cast(pl.String).fill_null("") if "title" in table.columns else pl.lit("")
-    return table.select(item_id=pl.col(item_column).cast(pl.String), title=title, attributes=_pairs(attributes))
+            values = _values_of(table[name], path)
+            if twice := attributes.keys() & values.keys():
+                raise ImportRefused(f"{path}: {min(twice)!r} is said by {name} and by another column; one of them needs another name")
+            attributes |= values
+    title = pl.lit("")
+    if "title" in table.columns:
+        refuse_nested(table["title"], path)
+        words = pl.col("title").cast(pl.List(pl.String)).list.join(" ")
+        title = (words if isinstance(table.schema["title"], pl.List) else pl.col("title").cast(pl.String)).fill_null("")
+    return table.select(item_id=ids_of(table[item_column], path), title=title, attributes=_pairs(attributes))
 
 
 def _values_of(cells: pl.Series, path: Path) -> dict[str, pl.Expr]:
@@ -336,11 +377,10 @@ def _pairs(columns: Mapping[str, pl.Expr]) -> pl.Expr:
     return pl.concat_list(present).list.drop_nulls()
 
 
-def _flag(column: str) -> pl.Expr:
-    return pl.col(column).cast(pl.Float64) > 0
-
-
-def _refuse_no_flag(flags: pl.Series, path: Path) -> None:
-    bad = flags.filter(~flags.cast(pl.Float64, strict=False).is_in([0.0, 1.0]).fill_null(value=False))
-    if bad.len():
-        raise ImportRefused(f"{path}: {flags.name} holds {bad[0]!r}; 0 or 1, true or false is needed")
+def _flags(cells: pl.Series, path: Path) -> pl.Series:
+    """0 and 1, or false and true, as booleans. ImportRefused names the first cell that says neither, or nothing."""
+    said = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+    flags = cells.cast(pl.String).str.to_lowercase().replace_strict(said, default=None, return_dtype=pl.Boolean)
+    if flags.null_count():
+        raise ImportRefused(f"{path}: {cells.name} holds {cells.filter(flags.is_null())[0]!r}; 0 or 1, true or false is needed")
+    return flags

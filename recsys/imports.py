@@ -16,6 +16,7 @@ import polars as pl
 from recsys.admission import MAX_ID_BYTES
 from streaming.archive import write_archive
 from streaming.events import IMPORTED, Decision, Event, Exposure, Feedback, Interaction, Item, ItemChange, Tick, encode
+from streaming.joiner import MAX_VALUE
 from streaming.log import MAX_RECORD_BYTES, Entry, MemoryLog
 
 FEEDBACK: pl.DataType = pl.List(pl.Struct({"kind": pl.String, "value": pl.Float64, "delay_ms": pl.Int64}))
@@ -85,10 +86,13 @@ class Frames:
 
 def make_frames(interactions: pl.DataFrame, items: pl.DataFrame) -> Frames:
     """Frames of these columns: sorted by time (ties keep their order), items that only the log knows added without attributes."""
-    missing = interactions.select(pl.col("item_id").unique(maintain_order=True)).join(items, on="item_id", how="anti")
+    interactions = interactions.sort("event_time_ms", maintain_order=True)
+    missing = interactions.select(pl.col("item_id").unique(maintain_order=True)).join(
+        items, on="item_id", how="anti", maintain_order="left"
+    )
     bare = missing.with_columns(title=pl.lit(""), attributes=pl.lit([], dtype=PAIRS)).select(ITEMS.names())
     return Frames(
-        interactions=interactions.select(INTERACTIONS.names()).sort("event_time_ms", maintain_order=True),
+        interactions=interactions.select(INTERACTIONS.names()),
         items=pl.concat([items.select(ITEMS.names()), bare]),
     )
 
@@ -150,10 +154,10 @@ def _check_ids(ids: pl.Series) -> None:
 
 def _check_feedback(feedback: pl.Series) -> None:
     entries = feedback.list.explode(keep_nulls=False, empty_as_null=False).struct.unnest()
-    fits = pl.col("value").is_finite() & (pl.col("delay_ms") >= 0) & (pl.col("kind").str.len_chars() > 0)
+    fits = (pl.col("value").abs() <= MAX_VALUE) & (pl.col("delay_ms") >= 0) & (pl.col("kind").str.len_chars() > 0)
     bad = entries.filter(~fits.fill_null(value=False))
     if bad.height:
-        needed = "value must be finite, delay_ms 0 or more and kind not empty"
+        needed = f"value must be a number of at most {MAX_VALUE:.0e} in size, delay_ms 0 or more and kind not empty"
         raise ImportRefused(f"feedback {bad.row(0, named=True)}: {needed}; {bad.height} are not")
 
 

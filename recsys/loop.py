@@ -238,7 +238,8 @@ def write_history(history: Frames, catalogue: Sequence[Item] | None, log: EventL
     LogNotEmpty when the log holds records.
     """
     if any(log.end_offsets()) or any(items_log.end_offsets()):
-        raise LogNotEmpty(f"the log holds {sum(log.end_offsets())} records; history goes into an empty one only")
+        held = f"the log holds {sum(log.end_offsets())} records and {sum(items_log.end_offsets())} of items"
+        raise LogNotEmpty(f"{held}; history goes into an empty one only, so one that was broken off must begin anew with a new log")
     events, _ = import_logs(history, log.num_partitions, now_ms)
     first_ms, last_ms = history.interactions["event_time_ms"][0], history.interactions["event_time_ms"][-1]
     control = Control(kind="warm_start", event_time_ms=first_ms, arguments={"until_ms": str((last_ms // MINUTE_MS + 1) * MINUTE_MS)})
@@ -246,7 +247,8 @@ def write_history(history: Frames, catalogue: Sequence[Item] | None, log: EventL
     values += [encode(ItemChange(event_time_ms=first_ms, item=item), first_ms) for item in catalogue or items_of(history.items)]
     ends_ms = last_ms + HISTORY_ENDS_MS
     values.append(encode(Tick(event_time_ms=ends_ms if now_ms is None else min(ends_ms, now_ms)), last_ms))
-    items_log.append([Entry(b"", value, 0) for value in values])
     for partition in range(events.num_partitions):
         records = events.read(partition, 0, events.end_offsets()[partition])
         log.append([Entry(record.key, record.value, partition) for record in records])
+    # last, and at once: a history that was broken off is none to start from
+    items_log.append([Entry(b"", value, 0) for value in values])

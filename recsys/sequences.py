@@ -4,6 +4,7 @@ Knows nothing of ids, models or logs. Columns are found by their names, the firs
 Everything that can't be read is an ImportRefused, which is a ValueError.
 """
 
+import logging
 import zipfile
 from array import array
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,11 @@ import numpy.typing as npt
 import polars as pl
 
 from models.content import ItemText
+from recsys.admission import MAX_EMBEDDING, MAX_EMBEDDING_VALUE
 from recsys.imports import ImportRefused
-from recsys.tables import read_table, refuse_nested, refuse_nulls, times_ms
+from recsys.tables import ids_of, read_table, refuse_nested, refuse_nulls, tell_of_strangers, times_ms, without_repeats
+
+LOG = logging.getLogger(__name__)
 
 Numbers = npt.NDArray[np.int64]
 Values = list[str | tuple[str, ...] | None]
@@ -24,7 +28,7 @@ Embeddings = Mapping[str, Sequence[float]]
 
 ITEM_COLUMNS = ("item_id", "item", "itemId", "movieId", "movie_id", "video_id")
 USER_COLUMNS = ("user_id", "user", "userId")
-TIME_COLUMNS = ("event_time_ms", "time_ms", "time", "timestamp")
+TIME_COLUMNS = ("event_time_ms", "time_ms", "time", "timestamp", "event_time", "ts", "datetime", "date")
 LIST_COLUMNS = ("items", "item_ids")
 TITLE_COLUMNS = ("title", "movie_title")
 SEPARATOR = "|"
@@ -48,8 +52,7 @@ def load_items(path: Path, embeddings: Path | None = None) -> list[ItemText]:
     """
     table = read_table(path)
     key = _column(table, ITEM_COLUMNS, "item", path)
-    refuse_nulls(table, [key], path)
-    ids = table[key].cast(pl.String)
+    ids = ids_of(table[key], path)
     if ids.is_duplicated().any():
         raise ImportRefused(f"{path}: {key} {ids.filter(ids.is_duplicated())[0]!r} stands in more than one row; an item has one")
     title = next((name for name in TITLE_COLUMNS if name in table.columns), None)
@@ -69,11 +72,11 @@ def load_sequences(path: Path, items: Sequence[ItemText] = ()) -> Sequences:
     An item that `items` lacks is added after them, known by its id only.
     """
     lists = _lists(read_table(path), path)
-    flat = lists.list.explode(keep_nulls=True, empty_as_null=False).cast(pl.String)
-    if flat.null_count():
-        raise ImportRefused(f"{path}: {lists.name} is empty in {flat.null_count()} of {flat.len()} places; each must name an item")
+    flat = ids_of(lists.list.explode(keep_nulls=True, empty_as_null=False), path)
     number_of = {item.item_id: number for number, item in enumerate(items)}
     fresh = [item_id for item_id in flat.unique(maintain_order=True).to_list() if item_id not in number_of]
+    if items:
+        tell_of_strangers(flat, pl.Series([item.item_id for item in items]), path)
     number_of |= {item_id: number for number, item_id in enumerate(fresh, len(number_of))}
     numbers = flat.replace_strict(number_of, return_dtype=pl.Int64).to_numpy()
     ends = lists.list.len().cum_sum().to_numpy()
@@ -96,10 +99,14 @@ def _lists(table: pl.DataFrame, path: Path) -> pl.Series:
         refuse_nulls(table, [listed], path)
         return table[listed]
     user, item = _column(table, USER_COLUMNS, "user", path), _column(table, ITEM_COLUMNS, "item", path)
-    refuse_nulls(table, [user, item], path)
     time = next((name for name in TIME_COLUMNS if name in table.columns), None)
+    if time:
+        table = without_repeats(table, path)
+    else:
+        others = ", ".join(name for name in table.columns if name not in {user, item}) or "nothing"
+        LOG.warning("%s: no column of time (%s): the order of rows counts; not read: %s", path, ", ".join(TIME_COLUMNS), others)
     when = times_ms(table[time], path) if time else pl.int_range(table.height, eager=True)
-    rows = table.select(user, item, pl.lit(when).alias("when"))
+    rows = pl.DataFrame([ids_of(table[user], path), ids_of(table[item], path), when.alias("when")])
     return rows.group_by(user, maintain_order=True).agg(pl.col(item).sort_by("when", maintain_order=True))[item]
 
 
@@ -137,12 +144,19 @@ def _embeddings(path: Path, ids: pl.Series) -> Embeddings:
         raise ImportRefused(
             f"{path}: ids has shape {names.shape} and emb {emb.shape} of {emb.dtype}; they must be (N,) and (N, any) floats"
         )
+    if emb.shape[1] > MAX_EMBEDDING:
+        raise ImportRefused(f"{path}: emb has {emb.shape[1]} values an item; at most {MAX_EMBEDDING}")
     with np.errstate(over="ignore"):
         emb = emb.astype(np.float32)
-    broken = np.flatnonzero(~np.isfinite(emb).all(1))
+    broken = np.flatnonzero(~(np.abs(emb) <= MAX_EMBEDDING_VALUE).all(1))
     if len(broken):
-        raise ImportRefused(f"{path}: emb of {names[broken[0]]!s} is not finite; {len(broken)} of {len(emb)} are not")
-    number_of = {name: number for number, name in enumerate(names.astype(str).tolist())}
+        needed = "each value must be a number of at most 1e6 in size"
+        raise ImportRefused(f"{path}: emb of {names[broken[0]]!s}: {needed}; {len(broken)} of {len(emb)} rows are not so")
+    texts = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    number_of = {name: number for number, name in enumerate(texts)}
+    if len(number_of) < len(texts):
+        twice = next(name for number, name in enumerate(texts) if number_of[name] != number)
+        raise ImportRefused(f"{path}: id {twice!r} stands in more than one row; an item has one")
     known = {item_id: number for item_id in ids.to_list() if (number := number_of.get(item_id)) is not None}
     if not known:
         raise ImportRefused(f"{path}: none of its ids ({', '.join(list(number_of)[:3])}, …) is an item ({', '.join(ids[:3])}, …)")

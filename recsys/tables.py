@@ -1,22 +1,49 @@
 """Tables in CSV, TSV, parquet and RecBole's atomic files; errors name the file and the column. Knows nothing of what they hold."""
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from recsys.imports import ImportRefused
+
+LOG = logging.getLogger(__name__)
 
 _ATOMIC = {"token": pl.String(), "float": pl.Float64(), "token_seq": pl.List(pl.String), "float_seq": pl.List(pl.Float64)}
 """The types that a column of an atomic file can have."""
 
 LATEST = 1e19
 """Nanoseconds until the year 2286."""
+UNITS = (("seconds", 0.001, 1e11), ("milliseconds", 1.0, 1e14), ("microseconds", 1e3, 1e17), ("nanoseconds", 1e6, LATEST))
+"""What numbers up to a limit are, and how many make a millisecond. Until the year 5138 seconds are below 1e11, and milliseconds above it
+since 1973; so too micro- and nanoseconds.
+"""
+EXACT_FLOATS = 2.0**53
+
+
+def ids_of(cells: pl.Series, path: Path) -> pl.Series:
+    """Ids as texts, those of floats that are all whole as integers: so a column is written that once had a gap. ImportRefused where one is
+    empty or no number.
+    """
+    refuse_nulls(cells.to_frame(), [cells.name], path)
+    if cells.dtype.is_float():
+        if not cells.is_finite().all():
+            bad = cells.filter(~cells.is_finite())
+            raise ImportRefused(f"{path}: {cells.name} holds {bad[0]}, which is no id; {bad.len()} of {cells.len()} are not")
+        if (cells == cells.round()).all() and (cells.abs() < EXACT_FLOATS).all():
+            cells = cells.cast(pl.Int64)
+    texts = cells.cast(pl.String)
+    if (texts == "").any():
+        raise ImportRefused(f"{path}: {cells.name} is empty in {(texts == '').sum()} of {cells.len()} rows")
+    return texts
 
 
 def times_ms(times: pl.Series, path: Path) -> pl.Series:
     """UTC milliseconds. ImportRefused names the first time that can't be read."""
+    refuse_nulls(times.to_frame(), [times.name], path)
     if isinstance(times.dtype, pl.Date | pl.Datetime):
         return times.cast(pl.Datetime("ms")).dt.epoch("ms")
     if not (times.dtype.is_numeric() or times.dtype == pl.String):
@@ -24,14 +51,27 @@ def times_ms(times: pl.Series, path: Path) -> pl.Series:
     numbers = times.cast(pl.Float64, strict=False)
     if times.dtype == pl.String and numbers.null_count() == times.len():
         return pl.Series([_iso_ms(text, path, times.name) for text in times], dtype=pl.Int64)
-    bad = times.filter(~(numbers.is_finite() & (numbers >= 0) & (numbers < LATEST)).fill_null(value=False))
-    if bad.len():
-        wrong = "which is no time" if times.dtype != pl.String else "beside numbers; all must be numbers, or all ISO 8601"
-        raise ImportRefused(f"{path}: {times.name} holds {bad[0]!r}, {wrong}; {bad.len()} of {times.len()} are not")
-    largest = float(numbers.to_numpy().max())
-    # Until the year 5138 seconds are below 1e11, and milliseconds above it since 1973; so too micro- and nanoseconds.
-    per_ms = next((unit for unit, limit in ((0.001, 1e11), (1.0, 1e14), (1e3, 1e17)) if largest < limit), 1e6)
+    bad_N = (~(numbers.is_finite() & (numbers >= 0) & (numbers < LATEST)).fill_null(value=False)).arg_true()
+    if bad_N.len():
+        first = bad_N[0]
+        wrong = "beside numbers; all must be numbers, or all ISO 8601" if numbers[first] is None else "which is no time"
+        raise ImportRefused(f"{path}: {times.name} holds {times[first]!r}, {wrong}; {bad_N.len()} of {times.len()} are not")
+    _refuse_dates_as_numbers(times, numbers, path)
+    unit_N = np.searchsorted([limit for *_, limit in UNITS], numbers.to_numpy(), side="right")
+    unit, per_ms, _ = UNITS[unit_N[0]]
+    if (other_N := np.flatnonzero(unit_N != unit_N[0])).size:
+        held = f"{times[0]}, which is {unit}, and {times[int(other_N[0])]}, which is {UNITS[unit_N[other_N[0]]][0]}"
+        raise ImportRefused(f"{path}: {times.name} holds {held}; all must be in one unit")
     return (numbers / per_ms).round().cast(pl.Int64)
+
+
+def _refuse_dates_as_numbers(times: pl.Series, numbers: pl.Series, path: Path) -> None:
+    """20240115 would be a second of the year 1970."""
+    if numbers.is_between(1000_01_01, 9999_12_31).all():
+        dates = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+        if not dates.null_count():
+            as_time = f"a date like {dates[0]} or seconds since 1970"
+            raise ImportRefused(f"{path}: {times.name} holds {times[0]}, which may be {as_time}; write dates as {dates[0]}")
 
 
 def _iso_ms(text: str, path: Path, column: str) -> int:
@@ -43,7 +83,7 @@ def _iso_ms(text: str, path: Path, column: str) -> int:
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """A CSV, TSV, parquet or atomic file (.inter, .item, .user of RecBole) with at least one row."""
+    """A CSV, TSV, parquet or atomic file (.inter, .item, .user of RecBole) with at least one row. All that CSV and TSV hold is text."""
     if not path.is_file():
         raise ImportRefused(f"{path}: no such file; {path.parent} holds {_listing(path.parent)}")
     try:
@@ -51,7 +91,8 @@ def read_table(path: Path) -> pl.DataFrame:
             case ".parquet":
                 table = pl.read_parquet(path)
             case ".csv" | ".tsv":
-                table = pl.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema_length=10_000)
+                # as text: a number is not what an id like 007 or a version like 1.10 is
+                table = pl.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema=False)
             case ".inter" | ".item" | ".user":
                 table = _atomic(path)
             case _:
@@ -102,6 +143,36 @@ def refuse_nulls(table: pl.DataFrame, names: Sequence[str], path: Path) -> None:
     for name in names:
         if table[name].null_count():
             raise ImportRefused(f"{path}: {name} is empty in {table[name].null_count()} of {table.height} rows")
+
+
+def without_repeats(table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Rows that repeat another in every column are left out, and it is said how many."""
+    kept = table.unique(maintain_order=True)
+    if kept.height < table.height:
+        LOG.warning("%s: %d of %d rows repeat another in every column and are left out", path, table.height - kept.height, table.height)
+    return kept
+
+
+def numbers_of(cells: pl.Series, path: Path, *, most: float, least: float = 0.0) -> pl.Series:
+    """Numbers of these bounds. ImportRefused names the first that is none."""
+    refuse_nulls(cells.to_frame(), [cells.name], path)
+    numbers = cells.cast(pl.Float64, strict=False)
+    bad = cells.filter(~numbers.is_between(least, most).fill_null(value=False))
+    if bad.len():
+        raise ImportRefused(f"{path}: {cells.name} holds {bad[0]!r}; a number of {least:g} to {most:g} is needed; {bad.len()} are none")
+    return numbers
+
+
+def tell_of_strangers(met: pl.Series, known: pl.Series, path: Path) -> None:
+    """Warn of items met that no table of items knows; ImportRefused where it knows none of them."""
+    met = met.unique(maintain_order=True)
+    strangers = met.filter(~met.is_in(known.implode()))
+    if strangers.len() == met.len():
+        ids = f"({', '.join(met[:3])}, …)", f"({', '.join(known[:3])}, …)"
+        raise ImportRefused(f"{path}: none of its {met.len()} items {ids[0]} is among the {known.len()} given {ids[1]}")
+    if strangers.len():
+        what = "%s: %d of %d items are not among those given, like %s: known by their id alone"
+        LOG.warning(what, path, strangers.len(), met.len(), strangers[0])
 
 
 def refuse_nested(cells: pl.Series, path: Path) -> None:

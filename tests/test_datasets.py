@@ -1,4 +1,6 @@
 import hashlib
+from collections.abc import Sequence
+from datetime import date, datetime
 from importlib import resources
 from pathlib import Path
 
@@ -7,11 +9,11 @@ import pytest
 
 from recsys.datasets import Sample, TableColumns, load_kuairand, load_movielens, load_sample, load_table, make_sample
 from recsys.imports import Frames, ImportRefused, import_logs, make_frames, write_import
-from recsys.loop import write_history
+from recsys.loop import LogNotEmpty, write_history
 from streaming.archive import ArchiveLog
 from streaming.events import IMPORTED, Record, decision_id_of, decode
 from streaming.joiner import JoinConfig, Joiner
-from streaming.log import MemoryLog
+from streaming.log import Entry, MemoryLog, Position
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the development data is not beside the project")
@@ -93,6 +95,23 @@ class TestKuaiRand:
         assert attributes_of(frames, "11")["duration"] == "120-240s"
         assert attributes_of(frames, "12") == {}
 
+    @pytest.mark.parametrize(
+        ("column", "cell", "message"),
+        [
+            ("time_ms", "", "time_ms is empty in 1 of"),
+            ("is_click", "", "is_click is empty in 1 of"),
+            ("is_click", "2", "is_click holds '2'; 0 or 1"),
+            ("play_time_ms", "long", "play_time_ms holds 'long'; a number"),
+        ],
+    )
+    def test_a_cell_that_says_nothing_is_named(self, kuairand: Path, column: str, cell: str, message: str) -> None:
+        path = kuairand / "data" / "log_standard_4_08_to_4_21_pure.csv"
+        table = pl.read_csv(path, infer_schema=False)
+        table[0, column] = cell or None
+        table.write_csv(path)
+        with pytest.raises(ImportRefused, match=message):
+            load_kuairand(kuairand)
+
     def test_missing_column_is_named(self, kuairand: Path) -> None:
         path = kuairand / "data" / "log_standard_4_08_to_4_21_pure.csv"
         path.write_text(path.read_text().replace("is_hate", "is_hat"))
@@ -139,11 +158,17 @@ class TestMovieLens:
     def test_broken_rating_is_shown(self, tmp_path: Path) -> None:
         (tmp_path / "ratings.dat").write_text("1::1193::five::978300760\n")
         (tmp_path / "movies.dat").write_text("1193::x::Drama\n")
-        with pytest.raises(ImportRefused, match=r"1 rows can't be read as numbers; the first is .*'five'"):
+        with pytest.raises(ImportRefused, match=r"rating holds 'five'; a number of 0 to 1000 is needed; 1 are none"):
             load_movielens(tmp_path)
         (tmp_path / "ratings.dat").write_text("1::1193::5::1\n1;1193\n")
         with pytest.raises(ImportRefused, match=r"line 2 has not the 4 fields.*1;1193"):
             load_movielens(tmp_path)
+
+    @pytest.mark.parametrize("when", [datetime(2001, 1, 1), date(2001, 1, 1), 978307200, 978307200000])
+    def test_times_in_parquet(self, tmp_path: Path, when: object) -> None:
+        pl.DataFrame({"userId": [1], "movieId": [10], "rating": [4.0], "timestamp": [when]}).write_parquet(tmp_path / "ratings.parquet")
+        pl.DataFrame({"movieId": [10], "title": ["A"], "genres": ["x"]}).write_parquet(tmp_path / "movies.parquet")
+        assert load_movielens(tmp_path).interactions["event_time_ms"].to_list() == [978307200000]
 
     @needs_shared
     def test_the_real_file(self) -> None:
@@ -200,21 +225,85 @@ class TestTable:
             ("", COLUMNS, "log.csv"),
             ("who,what,when\na,x,5\na,y,yesterday\n", COLUMNS, "when holds 'yesterday', beside numbers; .* ISO 8601; 1 of 2"),
             ("who,what,when\na,x,2022-13-01\n", COLUMNS, "when holds '2022-13-01', which is no time"),
-            ("who,what,when\na,x,NaN\n", COLUMNS, "when holds nan, which is no time"),
-            ("who,what,when\na,x,-5\n", COLUMNS, "when holds -5"),
+            ("who,what,when\na,x,NaN\n", COLUMNS, "when holds 'NaN', which is no time"),
+            ("who,what,when\na,x,-5\n", COLUMNS, "when holds '-5', which is no time"),
             ("who,what,when\na,x,\nb,y,3\n", COLUMNS, "when is empty in 1 of 2 rows"),
             ("who,what,when\n,x,1\nb,y,3\n", COLUMNS, "who is empty in 1 of 2 rows"),
-            ("who,what,when,v\na,x,5,NaN\n", TableColumns(user="who", item="what", time="when", value="v"), "value must be finite"),
-            ("who,what,when,v\na,x,5,much\n", TableColumns(user="who", item="what", time="when", value="v"), "value must be finite"),
+            (
+                "who,what,when,v\na,x,5,NaN\n",
+                TableColumns(user="who", item="what", time="when", value="v"),
+                "v holds 'NaN'; a number",
+            ),
+            ("who,what,when,v\na,x,5,much\n", TableColumns(user="who", item="what", time="when", value="v"), "v holds 'much'; a num"),
             ("who,what,when,c\na,x,5,maybe\n", TableColumns(user="who", item="what", time="when", click="c"), "c holds 'maybe'"),
             ("who,what,when,c\na,x,5,nan\nb,y,6,1\n", TableColumns(user="who", item="what", time="when", click="c"), "c holds 'nan'"),
-            ("who,what,when,c\na,x,5,7\n", TableColumns(user="who", item="what", time="when", click="c"), "c holds 7"),
+            ("who,what,when,c\na,x,5,7\n", TableColumns(user="who", item="what", time="when", click="c"), "c holds '7'"),
+            ("who,what,when,v\na,x,5,1e13\n", TableColumns(user="who", item="what", time="when", value="v"), "v holds '1e13'; a number"),
+            ("who,what,when\na,x,1700000000\nb,y,1700000200000\n", COLUMNS, "holds 1700000000, which is seconds, and .* milliseconds"),
+            ("who,what,when\na,x,20240115\nb,y,20240116\n", COLUMNS, "holds 20240115, .* write dates as 2024-01-15"),
+            ('who,what,when\na,"",5\n', COLUMNS, "what is empty in 1 of 1 rows"),
+            (
+                "who,what,when,c,k\na,x,5,1,click\n",
+                TableColumns(user="who", item="what", time="when", click="c", kind="k"),
+                "k holds 'click' beside the column c",
+            ),
             ("who,what,when,k\na,x,5,\nb,y,6,watch\n", TableColumns(user="who", item="what", time="when", kind="k"), "kind not empty"),
         ],
     )
     def test_errors_are_named(self, tmp_path: Path, text: str, columns: TableColumns, message: str) -> None:
         with pytest.raises(ImportRefused, match=message):
             load_table(self.table(tmp_path, text), columns)
+
+    def test_an_id_is_the_text_that_the_file_holds(self, tmp_path: Path) -> None:
+        items = tmp_path / "items.csv"
+        items.write_text("what,zip\n0012,01234\n1.10,00501\n")
+        frames = load_table(self.table(tmp_path, "who,what,when\n007,0012,5\n7,12,6\n9e999,1.10,7\n"), self.COLUMNS, items)
+        assert frames.interactions["user_id"].to_list() == ["007", "7", "9e999"]
+        assert frames.interactions["item_id"].to_list() == ["0012", "12", "1.10"]
+        assert attributes_of(frames, "0012") == {"zip": "01234"}
+
+    def test_letters_may_come_late(self, tmp_path: Path) -> None:
+        rows = "".join(f"a,{number},{number}\n" for number in range(10_050))
+        frames = load_table(self.table(tmp_path, f"who,what,when\n{rows}a,B00X,20000\n"), self.COLUMNS)
+        assert frames.interactions["item_id"][-1] == "B00X"
+
+    def test_whole_floats_are_integers_as_ids(self, tmp_path: Path) -> None:
+        """So pandas writes a column of integers that once had a gap."""
+        log, items = tmp_path / "log.parquet", tmp_path / "items.parquet"
+        pl.DataFrame({"who": [1.0, 2.0], "what": [12.0, 13.0], "when": [5, 6]}).write_parquet(log)
+        pl.DataFrame({"what": [12, 13], "title": [["A", "B"], ["C"]]}).write_parquet(items)
+        frames = load_table(log, self.COLUMNS, items)
+        assert frames.interactions["user_id"].to_list() == ["1", "2"]
+        assert frames.items["item_id"].to_list() == ["12", "13"]
+        assert frames.items["title"].to_list() == ["A B", "C"]
+        pl.DataFrame({"who": [1.0, 2.0], "what": [12.0, float("nan")], "when": [5, 6]}).write_parquet(log)
+        with pytest.raises(ImportRefused, match="what holds nan, which is no id; 1 of 2 are not"):
+            load_table(log, self.COLUMNS)
+
+    def test_only_rows_that_repeat_another_in_every_column_are_left_out(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path = self.table(tmp_path, "who,what,when,session\na,x,5,1\na,x,5,2\na,x,5,2\n")
+        assert load_table(path, self.COLUMNS).interactions.height == 2
+        assert "1 of 3 rows repeat another in every column" in caplog.text
+
+    def test_kinds_of_feedback_in_rows_of_their_own_are_of_one_exposure(self, tmp_path: Path) -> None:
+        path = self.table(tmp_path, "who,what,when,s,k\na,x,5,1,click\na,y,5,1,skip\na,x,5,1,like\na,z,6,0,buy\na,z,6,0,like\n")
+        frames = load_table(path, TableColumns(user="who", item="what", time="when", shown="s", kind="k"))
+        kinds = [[entry["kind"] for entry in entries] for entries in frames.interactions["feedback"]]
+        assert (frames.interactions["item_id"].to_list(), kinds) == (["x", "y", "z", "z"], [["click", "like"], ["skip"], ["buy"], ["like"]])
+
+    def test_items_that_the_catalogue_lacks_are_told_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        items = tmp_path / "items.csv"
+        items.write_text("what,title\nx,The X\n")
+        load_table(self.table(tmp_path, "who,what,when\na,x,5\na,z,6\n"), self.COLUMNS, items)
+        assert "1 of 2 items are not among those given, like z" in caplog.text
+        with pytest.raises(ImportRefused, match=r"none of its 2 items \(y, z, …\) is among the 1 given \(x, …\)"):
+            load_table(self.table(tmp_path, "who,what,when\na,y,5\na,z,6\n"), self.COLUMNS, items)
+
+    def test_two_columns_of_one_name_are_refused(self, tmp_path: Path) -> None:
+        items = tmp_path / "items.parquet"
+        pl.DataFrame({"what": ["x"], "genre": [["a", "b"]], "genre1": ["c"]}).write_parquet(items)
+        with pytest.raises(ImportRefused, match="'genre1' is said by genre1 and by another column"):
+            load_table(self.table(tmp_path, "who,what,when\na,x,5\n"), self.COLUMNS, items)
 
     def test_missing_file(self, tmp_path: Path) -> None:
         self.table(tmp_path, "x")
@@ -319,6 +408,23 @@ class TestImport:
         write_history(frames, None, log, items_log, last_ms + 10_000)
         times_ms = [record.tick.event_time_ms for of in (log, items_log) for record in records_of(of) if record.HasField("tick")]
         assert max(times_ms) == last_ms + 10_000
+
+    def test_a_history_that_was_broken_off_is_none_to_start_from(self, kuairand: Path) -> None:
+        """Where the log fails before its last partition, no item and no word of a history is there, and it is said what to do."""
+
+        class Failing(MemoryLog):
+            def append(self, entries: Sequence[Entry]) -> list[Position]:
+                if self.end_offsets()[0]:
+                    raise OSError("the disk is full")
+                return super().append(entries)
+
+        log, items_log = Failing(2), MemoryLog(1)
+        with pytest.raises(OSError, match="the disk is full"):
+            write_history(load_kuairand(kuairand), None, log, items_log)
+        assert log.end_offsets()[0] > 0
+        assert items_log.end_offsets() == [0]
+        with pytest.raises(LogNotEmpty, match="broken off must begin anew with a new log"):
+            write_history(load_kuairand(kuairand), None, log, items_log)
 
     def test_same_rows_same_bytes(self, sample: Sample) -> None:
         frames = sample.frames(until_ms=sample.log["event_time_ms"][0] + 3_600_000)

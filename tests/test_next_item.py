@@ -25,9 +25,11 @@ def ring(num_users: int, length: int = 8) -> list[np.ndarray]:
     return [1 + (random.integers(NUM_ITEMS) + np.arange(length)) % NUM_ITEMS for _ in range(num_users)]
 
 
-def decoder_model(levels: int = 1, kind: type[Decoder] = Decoder, dtype: torch.dtype = torch.float32, seed: int = 0) -> NextItemDecoder:
+def decoder_model(
+    levels: int = 1, kind: type[Decoder] = Decoder, dtype: torch.dtype = torch.float32, seed: int = 0, num_items: int = NUM_ITEMS
+) -> NextItemDecoder:
     random = np.random.default_rng(seed)
-    vectors_NC = random.standard_normal((NUM_ITEMS, 8)).astype(np.float32)
+    vectors_NC = random.standard_normal((num_items, 8)).astype(np.float32)
     vectors_NC /= np.linalg.norm(vectors_NC, axis=1, keepdims=True)
     tokenizer = Tokenizer.built(TokenizerConfig(levels=levels, codes=4, content_dim=8), vectors_NC)
     torch.manual_seed(seed)
@@ -36,7 +38,7 @@ def decoder_model(levels: int = 1, kind: type[Decoder] = Decoder, dtype: torch.d
     counts = SuccessorCounts()
     for rows in ring(40):
         counts.add(*sequence_pairs(rows))
-    return NextItemDecoder.of(decoder.eval(), tokenizer, counts.frozen(NUM_ITEMS + 1), dtype)
+    return NextItemDecoder.of(decoder.eval(), tokenizer, counts.frozen(num_items + 1), dtype)
 
 
 def shaken(model: NextItemDecoder) -> NextItemDecoder:
@@ -208,6 +210,12 @@ def test_slates_learn_what_is_still_worth_showing() -> None:
     before = loss()
     fit_slates(model, sequences, 0, num_slots=5, later=4, epochs=3, lr=0.003)
     assert loss() < before - 0.1
+
+
+def test_slates_of_more_slots_than_there_are_items() -> None:
+    model = decoder_model(num_items=4)
+    fit_slates(model, [np.array([1, 2, 3, 4, 1, 2, 3])], 0, num_slots=10, later=4, epochs=1)
+    assert np.isfinite(model.scores(np.array([[1, 2]]))[:, 1:]).all()
 
 
 @pytest.mark.parametrize(("setting", "value"), [("batch", 0), ("lr", 0), ("max_epochs", 0), ("patience", 0), ("mean_decay", 1)])

@@ -99,7 +99,16 @@ def test_items_that_can_not_be_read_are_named(tmp_path: Path, columns: dict[str,
         ({"ids": np.arange(2), "emb": EMB}, r"ids has shape \(2,\) and emb \(3, 3\)"),
         ({"ids": np.arange(3), "emb": EMB[:, 0]}, r"ids has shape \(3,\) and emb \(3,\)"),
         ({"ids": np.arange(3), "emb": EMB.astype(int)}, "of int64; they must be"),
-        ({"ids": np.arange(3), "emb": np.where(EMB == 5, np.nan, EMB)}, "emb of 2 is not finite; 1 of 3 are not"),
+        (
+            {"ids": np.arange(3), "emb": np.where(EMB == 5, np.nan, EMB)},
+            "emb of 2: each value must .* 1 of 3 rows",
+        ),
+        (
+            {"ids": np.arange(3), "emb": np.where(EMB == 5, 2e6, EMB.astype(np.float32))},
+            "emb of 2: each value must .* 1 of 3 rows",
+        ),
+        ({"ids": np.array([1, 2, 1]), "emb": EMB}, "id '1' stands in more than one row"),
+        ({"ids": np.arange(3), "emb": np.ones((3, 4097), np.float16)}, "emb has 4097 values an item; at most 4096"),
         ({"ids": np.array(["x", "y", "z"]), "emb": EMB}, r"none of its ids \(x, y, z, …\) is an item \(1, …\)"),
     ],
 )
@@ -156,6 +165,22 @@ def test_interactions_without_a_time_stand_in_their_order(tmp_path: Path) -> Non
     assert [one.tolist() for one in found.by_user] == [[1, 2, 0], [1]]
 
 
+def test_what_is_not_read_and_what_is_not_known_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = parquet(tmp_path / "s.parquet", user=[1, 1, 1], item=[9.0, 5.0, 7.0], clock=[3, 1, 2])
+    found = load_sequences(path, [ItemText("7")])
+    assert [found.items[number].item_id for number in found.by_user[0]] == ["9", "5", "7"]
+    assert "the order of rows counts; not read: clock" in caplog.text
+    assert "2 of 3 items are not among those given, like 9" in caplog.text
+    with pytest.raises(ValueError, match=r"none of its 3 items \(9, 5, 7, …\) is among the 1 given \(x, …\)"):
+        load_sequences(path, [ItemText("x")])
+
+
+def test_a_row_that_repeats_another_counts_once_where_there_are_times(tmp_path: Path) -> None:
+    columns = {"user": [1, 1, 1], "item": [9, 9, 5]}
+    assert load_sequences(parquet(tmp_path / "s.parquet", **columns)).by_user[0].tolist() == [0, 0, 1]
+    assert load_sequences(parquet(tmp_path / "s.parquet", **columns, ts=[1, 1, 2])).by_user[0].tolist() == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -163,9 +188,12 @@ def test_interactions_without_a_time_stand_in_their_order(tmp_path: Path) -> Non
         ({"user": [1], "what": [1]}, "no column of the item"),
         ({"user": [1, None], "item": [1, 2]}, "user is empty in 1 of 2 rows"),
         ({"user": [1], "item": [1], "time": ["soon"]}, "time holds 'soon', which is no time"),
+        ({"user": [1, 2], "item": [1, 2], "time": [datetime(2024, 1, 1), None]}, "time is empty in 1 of 2 rows"),
+        ({"user": [1, 2], "item": [1, 2], "time": ["2024-01-01", None]}, "time is empty in 1 of 2 rows"),
+        ({"user": [1, 2], "item": ["", "x"]}, "item is empty in 1 of 2 rows"),
         ({"user": [1], "items": ["1 2"]}, "items holds String; it must hold lists"),
         ({"user": [1, 2], "items": [[1], None]}, "items is empty in 1 of 2 rows"),
-        ({"user": [1], "items": [[1, None]]}, "items is empty in 1 of 2 places"),
+        ({"user": [1], "items": [[1, None]]}, "items is empty in 1 of 2"),
     ],
 )
 def test_sequences_that_can_not_be_read_are_named(tmp_path: Path, columns: dict[str, Any], message: str) -> None:

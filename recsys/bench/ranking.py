@@ -5,12 +5,15 @@ the catalogue is ranked; items used before stay in (the published protocol) and,
 for every model alike. Shapes: U users, B of them at a time, R item rows (0 = none), T targets of one user.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
+
+LOG = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -35,6 +38,8 @@ class Split:
         kept = [rows for rows in sequences if len(rows) >= 3]
         if not teaches(kept):
             raise ValueError(f"none of {len(sequences)} sequences has four items or more: nothing to train, validate and test on")
+        if len(kept) < len(sequences):
+            LOG.warning("%d of %d users have fewer than three items and are left out", len(sequences) - len(kept), len(sequences))
         return Split([rows[:-2] for rows in kept], np.array([rows[-2] for rows in kept]), np.array([rows[-1] for rows in kept]), num_rows)
 
     @property
