@@ -53,7 +53,7 @@ _DURATION_NAMES = ["0-15s", "15-30s", "30-60s", "60-120s", "120-240s", "240s-"]
 class TableColumns:
     """Which column of a table says what; None where the table has none.
 
-    `time` is UTC: a number in s, ms or µs (told by its size) or ISO 8601. Without `shown` every row is organic, unless there
+    `time` is UTC: numbers in s, ms, µs or ns (told by their size, one unit for all), dates like 20240115, or ISO 8601. Without `shown` every row is organic, unless there
     is `click`: then every row is an exposure and `click` says whether it was clicked. `kind` and `value` name a feedback;
     without `kind` an organic row is a "watch", without `value` it counts 1.
     """
@@ -163,7 +163,8 @@ def load_movielens(directory: Path) -> Frames:
 def load_table(path: Path, columns: TableColumns, items: Path | None = None) -> Frames:
     """Any CSV or parquet file with one row per event. `items`, if given, has the item column, maybe `title`, and attributes.
 
-    Exact repeats are dropped. ImportRefused names a missing column and those there, and the first time or value that can't be read.
+    Rows that repeat another in all columns are dropped; those of one user, item and time that tell of several kinds are one exposure.
+    ImportRefused names a missing column and those there, and the first time or value that can't be read.
     """
     table = columns_of(without_repeats(read_table(path), path), columns.named(), path)
     flags = {name: _flags(table[name], path) for name in filter(None, (columns.shown, columns.click))}

@@ -56,7 +56,9 @@ def times_ms(times: pl.Series, path: Path) -> pl.Series:
         first = bad_N[0]
         wrong = "beside numbers; all must be numbers, or all ISO 8601" if numbers[first] is None else "which is no time"
         raise ImportRefused(f"{path}: {times.name} holds {times[first]!r}, {wrong}; {bad_N.len()} of {times.len()} are not")
-    _refuse_dates_as_numbers(times, numbers, path)
+    if (dates := _dates_in(numbers)) is not None:
+        LOG.warning("%s: %s holds %s: read as dates, like %s", path, times.name, times[0], dates[0])
+        return times_ms(dates, path)
     unit_N = np.searchsorted([limit for *_, limit in UNITS], numbers.to_numpy(), side="right")
     unit, per_ms, _ = UNITS[unit_N[0]]
     if (other_N := np.flatnonzero(unit_N != unit_N[0])).size:
@@ -65,13 +67,12 @@ def times_ms(times: pl.Series, path: Path) -> pl.Series:
     return (numbers / per_ms).round().cast(pl.Int64)
 
 
-def _refuse_dates_as_numbers(times: pl.Series, numbers: pl.Series, path: Path) -> None:
-    """20240115 would be a second of the year 1970."""
-    if numbers.is_between(1000_01_01, 9999_12_31).all():
-        dates = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
-        if not dates.null_count():
-            as_time = f"a date like {dates[0]} or seconds since 1970"
-            raise ImportRefused(f"{path}: {times.name} holds {times[0]}, which may be {as_time}; write dates as {dates[0]}")
+def _dates_in(numbers: pl.Series) -> pl.Series | None:
+    """Numbers that are all dates, like 20240115, as such: as seconds they would all be of 1970 to 1973."""
+    if not numbers.is_between(1000_01_01, 9999_12_31).all() or not (numbers == numbers.round()).all():
+        return None
+    dates = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+    return None if dates.null_count() else dates
 
 
 def _iso_ms(text: str, path: Path, column: str) -> int:
