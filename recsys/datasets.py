@@ -53,9 +53,9 @@ _DURATION_NAMES = ["0-15s", "15-30s", "30-60s", "60-120s", "120-240s", "240s-"]
 class TableColumns:
     """Which column of a table says what; None where the table has none.
 
-    `time` is UTC: numbers in s, ms, µs or ns (told by their size, one unit for all), dates like 20240115, or ISO 8601. Without `shown` every row is organic, unless there
-    is `click`: then every row is an exposure and `click` says whether it was clicked. `kind` and `value` name a feedback;
-    without `kind` an organic row is a "watch", without `value` it counts 1.
+    `time` is UTC: numbers in s, ms, µs or ns (told by their size, one unit for all), dates like 20240115, or ISO 8601. Without `shown`
+    every row is organic, unless there is `click`: then every row is an exposure and `click` says whether it was clicked. `kind` and
+    `value` name a feedback; without `kind` an organic row is a "watch", without `value` it counts 1.
     """
 
     user: str
