@@ -65,7 +65,11 @@ class StateLock:
                 self._file.close()
                 raise StateBusy(f"{directory} is written by process {self._holder()[0]}; stop it first, or use another --state")
             time.sleep(0.01)
-        self.holder = os.getpid(), self._holder()[1] + 1
+        try:
+            self.holder = os.getpid(), self._holder()[1] + 1
+        except ValueError:
+            self._file.close()
+            raise
         self._file.write(b"%10d %20d\n" % self.holder)  # of one length: no kill leaves a part of it
 
     def confirm(self) -> None:
@@ -87,8 +91,14 @@ class StateLock:
 
     def _holder(self) -> tuple[int, int]:
         """Process and epoch of who holds it, or did last; zeros when nobody has."""
-        said = self._path.read_text().split() if self._path.exists() else []
-        return (int(said[0]), int(said[1])) if len(said) == 2 else (0, 0)
+        said = self._path.read_bytes().split() if self._path.exists() else []
+        if not said:
+            return 0, 0
+        try:
+            process, epoch = map(int, said)
+        except ValueError:
+            raise ValueError(f"{self._path} holds {said}, and not two numbers; nobody writes to it, so it may be deleted") from None
+        return process, epoch
 
 
 def save(directory: Path, checkpoint: Checkpoint, confirm: Callable[[], None]) -> None:

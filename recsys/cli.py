@@ -373,7 +373,8 @@ def _print_config(config: Config) -> None:
 def _access() -> Access:
     """Secrets and certificates from RECSYS_* variables."""
     paths = {name: os.environ.get(f"RECSYS_{name.upper()}") for name in ("tls_certificate", "tls_key", "tls_client_ca")}
-    tokens = tuple(token for token in os.environ.get("RECSYS_BEARER_TOKENS", "").split(",") if token)
+    said = os.environ.get("RECSYS_BEARER_TOKENS", "")
+    tokens = tuple(filter(None, said.split(","))) or ("",) * bool(said)  # nothing but commas is refused, and does not open it to all
     return Access(bearer_tokens=tokens, **{name: Path(path) for name, path in paths.items() if path})
 
 

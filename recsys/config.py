@@ -42,6 +42,11 @@ class Config:
         needed_ms = self.join.open_ms + self.join.disorder_ms
         if self.engine.token_lifetime_ms < needed_ms:
             raise ValueError(f"engine.token_lifetime_ms is {self.engine.token_lifetime_ms}; it must be {needed_ms} (W + L + D) or more")
+        if self.engine.future_ms > self.join.future_ms:
+            raise ValueError(
+                f"engine.future_ms is {self.engine.future_ms}; it must be join.future_ms, {self.join.future_ms}, at most: "
+                "what is accepted must be of use to the learner"
+            )
         if self.engine.default_slate_size > self.model.decoder.max_slots:
             raise ValueError(
                 f"engine.default_slate_size is {self.engine.default_slate_size}; the decoder has {self.model.decoder.max_slots} slots"

@@ -5,6 +5,7 @@ is judged by what it learned, not by what it can't name.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from models.artifact import Artifact, BadArtifact
@@ -21,13 +22,16 @@ LOG = logging.getLogger(__name__)
 class Keeper:
     """A Component. Starts from a version that a learner made, or goes on from its own newest."""
 
-    def __init__(self, variant: str, start: Artifact, join: JoinConfig, *, clock: Clock, items_log: EventLog, state_dir: Path) -> None:
+    def __init__(
+        self, variant: str, start: Callable[[], Artifact], join: JoinConfig, *, clock: Clock, items_log: EventLog, state_dir: Path
+    ) -> None:
+        """`start` is asked for where there is none of its own."""
         self.variant, self.clock, self._join = variant, clock, join
         self.directory = state_dir / variant
         self._feed = ItemsFeed(items_log, join.disorder_ms)
         self._feed.read()
         own = self._newest()
-        artifact = own or start
+        artifact = own or start()
         self._facts = dict(artifact.facts) | {"variant": variant}
         catalogue = Catalogue()
         self._feed.apply_up_to(int(artifact.facts["items_offset"]), catalogue)

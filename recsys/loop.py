@@ -107,7 +107,7 @@ class Loop:
         start = publisher.load(first) if first else None
         frozen = [name for name in names if name not in {config.join.variant, "random"}]
         self.keepers = [
-            Keeper(name, start, config.join, clock=clock, items_log=stage.items_log, state_dir=stage.state_dir)
+            Keeper(name, lambda: start, config.join, clock=clock, items_log=stage.items_log, state_dir=stage.state_dir)
             for name in frozen
             if start is not None
         ]

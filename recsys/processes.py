@@ -176,13 +176,12 @@ class LearnerProcess:
 
     def _keep(self, name: str) -> None:
         if name not in self._keepers:
-            variant_dir = self._place.state_dir / name
-            first = publisher.current(variant_dir) or publisher.current(self.learner.directory)
-            if first is None:
+            learned = self.learner.directory
+            if not (learned / publisher.CURRENT).exists():
                 return
             self._keepers[name] = Keeper(
                 name,
-                publisher.load(first),
+                lambda: publisher.served(learned),
                 self._config.join,
                 clock=self._clock,
                 items_log=self._place.items_log,

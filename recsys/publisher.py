@@ -16,6 +16,7 @@ from typing import Any
 from models import artifact as artifacts
 from models.artifact import Artifact
 from recsys.durable import keep_newest, new_directory, numbered, replace_file, sweep
+from streaming.fields import LATEST_MS
 
 CURRENT, LAST_GOOD = "CURRENT.json", "LAST_GOOD.json"
 POINTING = "POINTING"
@@ -141,10 +142,12 @@ def _read(variant_dir: Path, name: str) -> Published | None:
         version, directory = int(said["policy_version"]), variant_dir / "versions" / str(said["policy_version"])
         digest, published_at_ms = str(said["digest"]), int(said["published_at_ms"])
         rolled_back_from, held = int(said.get("rolled_back_from", 0)), bool(said.get("held", False))
+        if not 0 <= published_at_ms <= LATEST_MS:
+            raise ValueError(f"published_at_ms is {published_at_ms}; it must be 0..{LATEST_MS}")
         return Published(version, directory, digest, published_at_ms, rolled_back_from, held)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise artifacts.BadArtifact(f"{variant_dir.name}: {name} says nothing that can be read: {error!r}") from None
 
 
@@ -184,6 +187,14 @@ def load(published: Published) -> Artifact:
     if found != published.digest:
         raise artifacts.BadArtifact(f"version {published.policy_version}: manifest has digest {found[:12]}, not {published.digest[:12]}")
     return artifacts.read(published.directory)
+
+
+def served(variant_dir: Path) -> Artifact:
+    """What CURRENT points to, verified and loaded. BadArtifact where it points to nothing, or that is damaged."""
+    published = current(variant_dir)
+    if published is None:
+        raise artifacts.BadArtifact(f"{variant_dir.name}: nothing is published")
+    return load(published)
 
 
 def newest_version(variant_dir: Path) -> int:

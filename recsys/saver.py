@@ -30,13 +30,21 @@ class Saver:
         self._done: Figures | None = None
 
     def start(self, save: Callable[[], Figures]) -> None:
-        """Begin a save, once the one before has ended and been asked for. What it returns is there when it has finished."""
+        """Begin a save, once the one before has ended and been asked for. What it returns is there when it has finished.
+
+        OSError where the system has no file or process left for a copy.
+        """
         if not self._beside:
             self._done = save()
             return
         hear, tell = os.pipe()
         original = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(hear)
+            os.close(tell)
+            raise
         if pid == 0:
             _be_copy(save, tell, original)
         os.close(tell)

@@ -8,8 +8,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,9 @@ class Snapshots:
         self._note_saved()
         if not self._is_saving and self._clock.now_ms() >= self._next_ms:
             self._next_ms = self._clock.now_ms() + EVERY_MS
-            self._is_saving = True
-            self._engine.with_known(lambda memory, ledger: self._saver.start(lambda: self._write(memory, ledger)))
+            with self._one_less():
+                self._engine.with_known(lambda memory, ledger: self._saver.start(lambda: self._write(memory, ledger)))
+                self._is_saving = True
 
     def close(self) -> None:
         """Let another server write them, when the one on its way is there."""
@@ -96,9 +97,14 @@ class Snapshots:
             self._lock.release()
 
     def _note_saved(self, *, wait: bool = False) -> None:
+        with self._one_less():
+            self._is_saving = self._is_saving and self._saver.finished(wait=wait) is None
+
+    @contextmanager
+    def _one_less(self) -> Iterator[None]:
         """A snapshot that could not be kept is one less; the log is still there."""
         try:
-            self._is_saving = self._is_saving and self._saver.finished(wait=wait) is None
+            yield
         except OSError as error:
             self._is_saving = False
             LOG.warning("no snapshot could be kept: %s", error)

@@ -77,7 +77,7 @@ def repaired(path: Path) -> dict[str, list[LogRecord]]:
             try:
                 said = json.loads(line)
                 found[said["stream"]].append(_repaired(said))
-            except (ValueError, KeyError, TypeError, json_format.ParseError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, json_format.ParseError) as error:
                 raise ValueError(f"{path}, line {number}: {error!r}") from None
     return found
 

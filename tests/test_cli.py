@@ -166,6 +166,7 @@ def test_print_config_prints_it_and_does_nothing_else(tmp_path: Path) -> None:
         (("loop", "--set", 'experiment.variants=[["a",1.0]]'), "join.variant is 'online'; it must be one of experiment.variants: a"),
         (("loop", "--set", "memory.kinds=[1]"), "memory.kinds are (1,); they must be texts"),
         (("loop", "--set", "engine.future_ms=-1"), "engine.future_ms is -1; it must be 0..86400000"),
+        (("loop", "--set", "engine.future_ms=3600000"), "engine.future_ms is 3600000; it must be join.future_ms, 60000, at most"),
         (("loop", "--set", "model.tokenizer.seed=99999999999"), "tokenizer.seed is 99999999999; it must be 0..2147483647"),
         (("bench", "train", "--rectools-python", "/nowhere"), "'/nowhere' does not exist"),
         (("simulate", "--world", "os:sep"), "--world os:sep"),

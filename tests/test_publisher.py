@@ -119,6 +119,15 @@ def test_current_is_one_small_json(tmp_path: Path) -> None:
     assert said == {"policy_version": 1, "digest": version.digest, "published_at_ms": 1000, "rolled_back_from": 0, "held": False}
 
 
+@pytest.mark.parametrize("when", ["1e999", "-1", str(1 << 54), "NaN"])
+def test_a_pointer_with_a_time_that_is_none_is_refused(tmp_path: Path, when: str) -> None:
+    published(tmp_path / "online", 1)
+    path = tmp_path / "online" / CURRENT
+    path.write_text(path.read_text().replace("1000", when))
+    with pytest.raises(BadArtifact, match=r"CURRENT\.json says nothing that can be read"):
+        current(tmp_path / "online")
+
+
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 def test_a_run_and_its_version_are_in_mlflow(tmp_path: Path) -> None:
     (version,) = published(tmp_path / "online", 1)

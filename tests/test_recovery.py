@@ -302,6 +302,17 @@ def test_a_state_is_not_used_with_another_seed_or_log(life: Life) -> None:
         life.new()
 
 
+@pytest.mark.parametrize("said", [b"        58q4                    3\n", b"\xff 3", b"7"])
+def test_a_damaged_lock_is_named(life: Life, said: bytes) -> None:
+    life.learner.close()
+    lock = life.state_dir / "online" / "LOCK"
+    lock.write_bytes(said)
+    with pytest.raises(ValueError, match=r"LOCK holds .* and not two numbers"):
+        life.new()
+    lock.unlink()
+    life.learner = life.new()
+
+
 @pytest.mark.parametrize("lost", ["deleted", "taken"])
 def test_who_lost_the_lock_writes_nothing_more(life: Life, lost: str) -> None:
     """The file is gone, or the file system let go of it: a second learner starts, and the first one can neither save nor publish."""
@@ -349,7 +360,7 @@ class Frozen:
     def step(self) -> int:
         """What one life makes."""
         join = self.source.config.join
-        return Keeper("frozen", self._start, join, clock=ManualClock(0), items_log=self.items_log, state_dir=self.state_dir).step()
+        return Keeper("frozen", lambda: self._start, join, clock=ManualClock(0), items_log=self.items_log, state_dir=self.state_dir).step()
 
     def grow(self, item_id: str, now_ms: int) -> None:
         change = ItemChange(event_time_ms=now_ms, item=Item(item_id=item_id, title="a late one", attributes={"group": "a"}))

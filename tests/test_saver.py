@@ -71,6 +71,21 @@ def test_why_a_save_failed_is_told_once_and_the_next_can_begin() -> None:
     assert saver.finished(wait=True) == {"seconds": 1}
 
 
+def test_where_no_copy_can_be_made_it_is_said_and_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError("no more processes")
+
+    saver, open_before = Saver(beside=True), len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fork", refuse)
+        with pytest.raises(BlockingIOError, match="no more processes"):
+            saver.start(lambda: {"seconds": 1})
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert saver.finished(wait=True) is None
+    saver.start(lambda: {"seconds": 1})
+    assert saver.finished(wait=True) == {"seconds": 1}
+
+
 def test_a_copy_dies_with_its_original(tmp_path: Path) -> None:
     original = subprocess.Popen([sys.executable, "-c", ORPHANED, str(tmp_path)], cwd=ROOT)
     while not (tmp_path / "begun").exists():

@@ -1,5 +1,6 @@
 """A server's next life begins with what its last one knew: the same views, the same answers, and only a tail of the log."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,27 @@ def test_the_newest_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path, pa
     (found[0][1] / MANIFEST).write_text("{}")
     assert newest(tmp_path / "kept", parts) is None
     assert next_life(tmp_path / "kept", parts).memory.next_offset == whole.memory.next_offset, "read from its beginning"
+
+
+def test_where_no_snapshot_can_be_begun_it_is_one_less(
+    tmp_path: Path, parts: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> tuple[int, int]:
+        raise OSError("Too many open files")
+
+    use(parts)
+    kept = snapshots(tmp_path / "kept", parts)
+    kept.follow(parts.engine)
+    assert isinstance(parts.clock, ManualClock)
+    parts.clock.advance_to(parts.clock.now_ms() + EVERY_MS)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pipe", refuse)
+        kept.step()
+    kept.close()
+    assert "no snapshot could be kept: Too many open files" in caplog.text
+    assert numbered(tmp_path / "kept", "snap-") == []
+    keep(tmp_path / "kept", parts)
+    assert newest(tmp_path / "kept", parts) is not None
 
 
 def test_a_snapshot_of_another_configuration_or_log_is_passed_over(tmp_path: Path, parts: Bench) -> None:

@@ -151,7 +151,7 @@ class Frozen:
         self._drawing = stage.config.drawing
         self._keeper = Keeper(
             stage.variant,
-            artifact or stage.beginning.artifact(),
+            lambda: artifact or stage.beginning.artifact(),
             stage.config.join,
             clock=stage.clock,
             items_log=stage.items_log,
