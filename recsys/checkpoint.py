@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,15 @@ def load(directory: Path, number: int) -> Checkpoint:
     except (artifacts.BadArtifact, OSError, ValueError) as error:
         kept = ", ".join(str(found) for found, _ in numbered(directory, "ckpt-")) or "none"
         raise ValueError(f"there is no checkpoint of version {number} to go back to ({error}); kept are {kept}") from None
+
+
+def newest_state(directory: Path) -> Mapping[str, Any]:
+    """What the newest checkpoint says of the learner; empty where there is none, or it is damaged."""
+    for _, path in numbered(directory, "ckpt-")[-1:]:
+        with suppress(OSError, ValueError):
+            said: Mapping[str, Any] = json.loads((path / "state.json").read_text())
+            return said
+    return {}
 
 
 def _load(number: int, path: Path) -> Checkpoint:

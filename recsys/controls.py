@@ -90,6 +90,7 @@ class Controls:
         self._config = config
         self._waiting: deque[Due] = deque()
         self._void: list[Span] = []
+        self._undone: list[tuple[int, int]] = []
         self.settled: set[Place] = set()
         """Records of quarantine that somebody repaired or will live without; in force from when they are read."""
 
@@ -112,6 +113,16 @@ class Controls:
         """Nothing is learned from decisions of these records any more."""
         self._void += spans
 
+    def undo(self, version: int, newest: int) -> None:
+        """What was learned behind `version`, in versions up to `newest`, is undone."""
+        self._undone.append((version, newest))
+
+    def standing(self, version: int) -> int:
+        """The version itself, or what is left of it where it was undone: the one gone back to then."""
+        while (left := next((back for back, newest in self._undone if back < version <= newest), version)) != version:
+            version = left
+        return version
+
     def is_void(self, example: Example) -> bool:
         """Whether it may not be learned."""
         return any(span.partition == example.partition and span.begin <= example.offset < span.end for span in self._void)
@@ -119,7 +130,7 @@ class Controls:
     def state(self) -> dict[str, Any]:
         """For a checkpoint, as JSON."""
         waiting = [[due.minute, due.rollback.version, due.rollback.spans] for due in self._waiting]
-        return {"waiting": waiting, "void": self._void, "settled": sorted(self.settled)}
+        return {"waiting": waiting, "void": self._void, "undone": self._undone, "settled": sorted(self.settled)}
 
     @staticmethod
     def of(config: JoinConfig, state: Mapping[str, Any]) -> "Controls":
@@ -127,6 +138,7 @@ class Controls:
         controls = Controls(config)
         controls._waiting.extend(Due(minute, Rollback(version, _spans(spans))) for minute, version, spans in state["waiting"])
         controls._void += _spans(state["void"])
+        controls._undone += [(version, newest) for version, newest in state.get("undone", ())]
         controls.settled |= {(partition, offset) for partition, offset in state["settled"]}
         return controls
 

@@ -378,16 +378,20 @@ class Learner:
     def _roll_back(self, rollback: Rollback) -> None:
         """Have learned what the version had, and nothing since; joins, memory and items stay, and the next number is a new one."""
         self.versions.note_saved(wait=True)
-        saved = checkpoints.load(self.directory / "checkpoints", rollback.version)
+        version = self.controls.standing(rollback.version)
+        if version != rollback.version:
+            LOG.warning("version %d was undone: what is left of it is version %d", rollback.version, version)
+        saved = checkpoints.load(self.directory / "checkpoints", version)
         self.joiner.withdraw(self._num_learned - saved.state["num_learned"], "quarantined")
         self._num_learned = saved.state["num_learned"]
         self.controls.avoid(rollback.spans)
+        self.controls.undo(version, self.policy_version)
         before, self._trainer = self._trainer, self._learned(saved)
         assert before is not None, "a version was made"
         self._trainer.grow_like(before.model)
-        self.versions.roll_back(rollback.version, self.policy_version)
+        self.versions.follow(rollback.version, version, self.policy_version)
         self.stats.num_rollbacks += 1
-        LOG.warning("version %d: rolled back to what was learned in version %d", self.policy_version, rollback.version)
+        LOG.warning("version %d: rolled back to what was learned in version %d", self.policy_version, version)
 
     def _refuse_other_log(self) -> None:
         for partition, end in enumerate(self._log.end_offsets()):

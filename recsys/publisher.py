@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class Published:
     published_at_ms: int
     rolled_back_from: int = 0
     """No version up to this one is pointed to any more, but for this one of the pointer; 0 when nothing was rolled back."""
-    held: bool = False
-    """Whether the pointer stays where an operator put it, until the learner comes to the record that tells it to follow."""
+    awaited: tuple[int, ...] = ()
+    """Versions that operators went back to, in order, and the learner has not: until it has, the pointer stays where they put it."""
 
 
 def publish(
@@ -79,33 +79,51 @@ def point_to(variant_dir: Path, published: Published) -> None:
     while `pointing`.
     """
     before = _trusted(variant_dir, CURRENT)
-    if before is not None and before.held:
+    if before is not None and before.awaited:
         return
     if before is not None and before.policy_version < published.policy_version:
         _write(variant_dir / LAST_GOOD, before)
     _write(variant_dir / CURRENT, published)
 
 
-def roll_back(variant_dir: Path, version: int, now_ms: int, *, held: bool = False) -> Published:
+def roll_back(variant_dir: Path, version: int, now_ms: int) -> None:
     """Serve an earlier version again, at once; while `pointing`. BadArtifact when it is not there whole.
 
-    `held`: what a learner publishes before it has followed is written, but not served, and nothing it needs for that is deleted.
+    What a learner publishes before it has followed is written, but not served, and nothing it needs for that is deleted.
     """
+    before = _trusted(variant_dir, CURRENT)
+    _point_back(variant_dir, version, now_ms, (*(before.awaited if before else ()), version))
+
+
+def follow(variant_dir: Path, asked: int, version: int, now_ms: int) -> None:
+    """The learner has come to a rollback to `asked` and gone back to `version`: that is served, unless another rollback is still awaited;
+    while `pointing`.
+    """
+    before = _trusted(variant_dir, CURRENT)
+    left = list(before.awaited) if before else []
+    if asked in left:
+        left.remove(asked)
+    if before is not None and left:
+        _write(variant_dir / CURRENT, replace(before, awaited=tuple(left)))
+    else:
+        _point_back(variant_dir, version, now_ms, ())
+
+
+def _point_back(variant_dir: Path, version: int, now_ms: int, awaited: tuple[int, ...]) -> None:
     directory = variant_dir / "versions" / str(version)
     artifacts.verified_manifest(directory)
     digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
-    published = Published(version, directory, digest, now_ms, newest_version(variant_dir), held)
+    published = Published(version, directory, digest, now_ms, newest_version(variant_dir), awaited)
     _write(variant_dir / LAST_GOOD, published)
     _write(variant_dir / CURRENT, published)
-    return published
 
 
 def kept(variant_dir: Path) -> frozenset[int]:
-    """The versions that are not deleted for their age: what is served, the last good one, and every tenth of an hour."""
+    """The versions that are not deleted for their age: what is served or to be gone back to, the last good one, every tenth of an hour."""
     pointers = [found for name in (CURRENT, LAST_GOOD) if (found := _trusted(variant_dir, name)) is not None]
     newest = max((max(found.policy_version, found.rolled_back_from) for found in pointers), default=0)
     steps = range(newest // STEP * STEP, 0, -STEP)[:STEPS_KEPT]
-    return frozenset([found.policy_version for found in pointers]) | frozenset(steps)
+    return frozenset(version for found in pointers for version in (found.policy_version, *found.awaited)) | frozenset(steps)
 
 
 def _write(path: Path, published: Published) -> None:
@@ -114,7 +132,7 @@ def _write(path: Path, published: Published) -> None:
         "digest": published.digest,
         "published_at_ms": published.published_at_ms,
         "rolled_back_from": published.rolled_back_from,
-        "held": published.held,
+        "awaited": published.awaited,
     }
     replace_file(path, json.dumps(said, sort_keys=True))
 
@@ -141,10 +159,10 @@ def _read(variant_dir: Path, name: str) -> Published | None:
         said = json.loads((variant_dir / name).read_text())
         version, directory = int(said["policy_version"]), variant_dir / "versions" / str(said["policy_version"])
         digest, published_at_ms = str(said["digest"]), int(said["published_at_ms"])
-        rolled_back_from, held = int(said.get("rolled_back_from", 0)), bool(said.get("held", False))
+        rolled_back_from, awaited = int(said.get("rolled_back_from", 0)), tuple(map(int, said.get("awaited", ())))
         if not 0 <= published_at_ms <= LATEST_MS:
             raise ValueError(f"published_at_ms is {published_at_ms}; it must be 0..{LATEST_MS}")
-        return Published(version, directory, digest, published_at_ms, rolled_back_from, held)
+        return Published(version, directory, digest, published_at_ms, rolled_back_from, awaited)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OverflowError) as error:

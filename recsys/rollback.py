@@ -3,10 +3,11 @@
 A pointer alone would be overwritten by the poisoned learner a minute later. Knows nothing of how the learner does its part.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.artifact import verified_manifest
+from models.artifact import BadArtifact, verified_manifest
 from recsys import checkpoint as checkpoints
 from recsys import publisher
 from recsys.controls import CONTROL_PARTITION, Rollback, Span
@@ -27,8 +28,8 @@ class RolledBack:
 def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int) -> RolledBack:
     """Serve `version` (None: the last good one) and have the learner go on from it, without what came after it up to now.
 
-    ValueError when that version has no checkpoint any more, or there is none to go back to, or the log is not the one it was learned of;
-    BadArtifact when it is not there whole. Then nothing is changed.
+    ValueError when that version has no checkpoint any more, was undone before, or there is none to go back to, or the log is not the one it
+    was learned of; BadArtifact when it is not there whole. Then nothing is changed.
     """
     if not variant_dir.is_dir():
         raise ValueError(f"{variant_dir} holds no versions")
@@ -38,6 +39,7 @@ def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int
             if last_good is None:
                 raise ValueError(f"{variant_dir} has no version before the current one; name one with --to")
             version = last_good.policy_version
+        _refuse_undone(variant_dir, version)
         begins = checkpoints.load(variant_dir / "checkpoints", version).state["not_learned_from"]
         from_version = publisher.newest_version(variant_dir)
         verified_manifest(variant_dir / "versions" / str(version))
@@ -50,5 +52,19 @@ def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int
         value = encode(Rollback(version, spans).control(now_ms), now_ms)
         # first: a pointer alone would be moved on by a learner that knows nothing of it
         (position,) = log.append([Entry(b"", value, CONTROL_PARTITION)])
-        publisher.roll_back(variant_dir, version, now_ms, held=True)
+        publisher.roll_back(variant_dir, version, now_ms)
     return RolledBack(version, from_version, spans, position)
+
+
+def _refuse_undone(variant_dir: Path, version: int) -> None:
+    """ValueError for a version behind one that somebody went back to before: with it, what was undone would come back."""
+    said, pointed = checkpoints.newest_state(variant_dir / "checkpoints"), None
+    with suppress(BadArtifact):
+        pointed = publisher.current(variant_dir)
+    undone = [(int(back), int(newest)) for back, newest in said.get("controls", {}).get("undone", ())]
+    if pointed is not None:  # and what the learner has not come to yet
+        undone += [(back, publisher.newest_version(variant_dir)) for back in pointed.awaited]
+    for back, newest in undone:
+        if back < version <= newest:
+            others = f"{back} and those before it, or one above {newest}"
+            raise ValueError(f"version {version} was undone by a rollback to version {back}; what can be gone back to is {others}")

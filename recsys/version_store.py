@@ -51,11 +51,11 @@ class VersionStore:
         elif version == newest:
             publisher.point_again(artifact, self.directory, now_ms)
 
-    def roll_back(self, version: int, newest: int) -> None:
-        """Point to `version` again, unless a version above `newest` is there: that was made after it, before a crash."""
+    def follow(self, asked: int, version: int, newest: int) -> None:
+        """Point to `version`, as a rollback to `asked` asks for, unless there is one above `newest`: made after it, before a crash."""
         if publisher.newest_version(self.directory) <= newest:
             with publisher.pointing(self.directory):
-                publisher.roll_back(self.directory, version, self._clock.now_ms())
+                publisher.follow(self.directory, asked, version, self._clock.now_ms())
 
     def close(self) -> None:
         """Let another process write here, when what is being saved is there."""

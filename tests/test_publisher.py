@@ -116,7 +116,7 @@ def test_a_version_that_is_gone_is_refused(tmp_path: Path) -> None:
 def test_current_is_one_small_json(tmp_path: Path) -> None:
     (version,) = published(tmp_path / "online", 1)
     said = json.loads((tmp_path / "online" / CURRENT).read_text())
-    assert said == {"policy_version": 1, "digest": version.digest, "published_at_ms": 1000, "rolled_back_from": 0, "held": False}
+    assert said == {"policy_version": 1, "digest": version.digest, "published_at_ms": 1000, "rolled_back_from": 0, "awaited": []}
 
 
 @pytest.mark.parametrize("when", ["1e999", "-1", str(1 << 54), "NaN"])

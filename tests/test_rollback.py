@@ -227,7 +227,7 @@ def test_a_learner_that_is_behind_serves_nothing_and_loses_nothing_until_it_foll
         life.learner.step()
     made = publisher.newest_version(directory)
     assert made >= GOOD + 1 + 3  # as many as checkpoints are kept
-    assert (_current(life).policy_version, _current(life).held) == (GOOD, False)
+    assert (_current(life).policy_version, _current(life).awaited) == (GOOD, ())
     to_the_end(life)
     assert _current(life).policy_version == life.learner.policy_version > made
     assert learned(recorded.config, life.log, life.items_log, tmp_path / "again") == life.learner.weights_digest()
@@ -252,6 +252,43 @@ def test_two_rollbacks_in_a_row(life: Life, recorded: Loop, tmp_path: Path) -> N
     to_the_end(life)
     assert life.learner.stats.num_rollbacks == 2
     assert life.learner.joiner.books().balanced
+    assert learned(recorded.config, life.log, life.items_log, tmp_path / "again") == life.learner.weights_digest()
+
+
+def test_a_version_that_was_undone_is_not_gone_back_to(life: Life, recorded: Loop, tmp_path: Path) -> None:
+    """The command refuses it, before and after the learner has followed; a learner that is told so in the log goes back to what is left."""
+    directory = life.state_dir / "online"
+    done = undone(life, recorded)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"version {BAD} was undone by a rollback to version {GOOD}; what can .* above {BAD}"):
+            roll_back(life.log, directory, BAD, 0)
+        life.live(lambda: life.learner.policy_version == BAD + 1)
+    life.log.append([Entry(b"", encode(Rollback(BAD, done.spans).control(1), life._records[life._num_fed][0]), 0)])
+    to_the_end(life)
+    assert life.learner.stats.num_rollbacks == 2
+    assert life.learner.joiner.books().balanced
+    assert learned(recorded.config, life.log, life.items_log, tmp_path / "again") == life.learner.weights_digest()
+    answer = replay(recorded.config, archived(life, tmp_path / "archive"), tmp_path / "replayed", 0, 60)
+    assert answer.weights_digest == life.learner.weights_digest()
+
+
+def test_of_two_rollbacks_that_are_not_yet_followed_both_have_what_they_go_back_to(
+    life: Life, recorded: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learner that is far behind comes to the first when its checkpoint would long be deleted; the last one's version is served."""
+    directory = life.state_dir / "online"
+    life.live(lambda: life.learner.policy_version == GOOD + 1)
+    behind = life._records[life._num_fed][0] + 3 * 60_000
+    with monkeypatch.context() as still:
+        still.setattr(life.learner, "step", lambda: 0)
+        life.live(until_ms=behind)
+    roll_back(life.log, directory, GOOD, behind)
+    roll_back(life.log, directory, GOOD - 1, behind)
+    while life.learner.stats.num_rollbacks < 2:
+        assert _current(life).policy_version == GOOD - 1
+        life.learner.step()
+    assert (_current(life).policy_version, _current(life).awaited) == (GOOD - 1, ())
+    to_the_end(life)
     assert learned(recorded.config, life.log, life.items_log, tmp_path / "again") == life.learner.weights_digest()
 
 
