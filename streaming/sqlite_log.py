@@ -5,8 +5,10 @@ Knows nothing of what the bytes mean. A commit is an fsync of the write-ahead lo
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -54,6 +56,8 @@ class SqliteLog:
         with contextlib.ExitStack() as undo, self._unavailable():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = undo.enter_context(contextlib.closing(self._connect(timeout_s)))
+            self._keep_a_write_ahead_log(timeout_s)
+            self._file = self._file_at_path()
             self._topic_id = self._open_topic(topic)
             self._reader = undo.enter_context(contextlib.closing(self._connect(timeout_s)))
             self._close = undo.pop_all().close
@@ -77,6 +81,7 @@ class SqliteLog:
     def read(self, partition: int, offset: int, max_records: int = 10_000) -> list[LogRecord]:
         """See EventLog."""
         with self._unavailable(), self._read_lock:
+            self._refuse_another_file()
             rows = self._reader.execute(READ, (self._topic_id, partition, offset, max_records)).fetchall()
         records = [LogRecord._make(row) for row in rows]
         # Offsets have no gaps here, so a first record other than the one asked for means that those before it were dropped.
@@ -117,8 +122,32 @@ class SqliteLog:
             has_topics = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'topics'").fetchone()
             return bool(has_topics and connection.execute("SELECT 1 FROM topics WHERE name = ?", (topic,)).fetchone())
 
+    def _keep_a_write_ahead_log(self, timeout_s: float) -> None:
+        # Processes that open a new file at once: SQLite tells all but one that it is locked, without waiting as it does for a write.
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._writer.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+
+    def _file_at_path(self) -> tuple[int, int]:
+        status = os.stat(self._path)
+        return status.st_dev, status.st_ino
+
+    def _refuse_another_file(self) -> None:
+        """OSError when the open file is not the one at the path: what it is given would be gone with its last user."""
+        try:
+            same = self._file_at_path() == self._file
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise OSError("the file was deleted, moved or replaced while in use: start again")
+
     def _open_topic(self, name: str) -> int:
-        self._writer.execute("PRAGMA journal_mode = WAL")
         with self._transaction() as connection:
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
@@ -130,6 +159,7 @@ class SqliteLog:
 
     def _offsets(self, query: str) -> list[int]:
         with self._unavailable(), self._read_lock:
+            self._refuse_another_file()
             return [self._scalar(self._reader, query, partition) for partition in range(self.num_partitions)]
 
     def _scalar(self, connection: sqlite3.Connection, query: str, partition: int) -> int:
@@ -142,6 +172,7 @@ class SqliteLog:
             # IMMEDIATE takes the write lock at once, so that the end offsets read inside can't be another writer's too.
             self._writer.execute("BEGIN IMMEDIATE")
             try:
+                self._refuse_another_file()
                 yield self._writer
                 self._writer.execute("COMMIT")
             finally:

@@ -304,6 +304,37 @@ def test_sqlite_locked_by_another_writer(tmp_path: Path) -> None:
         assert values(log, 0) == [b"kept", b"accepted"]
 
 
+def test_sqlite_opened_while_another_makes_it(tmp_path: Path) -> None:
+    """It waits for the one that was first; SQLite itself would not, when what is asked for is the write-ahead log."""
+    with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LogUnavailable, match="locked"):
+            SqliteLog(tmp_path / "log.db", timeout_s=0.1)
+        first = threading.Timer(0.3, other.execute, ["COMMIT"])
+        first.start()
+        with closing(SqliteLog(tmp_path / "log.db")) as log:
+            first.join()
+            log.append([Entry(b"", b"kept", 0)])
+            assert values(log, 0) == [b"kept"]
+
+
+def test_sqlite_file_that_is_deleted_or_replaced_while_in_use(tmp_path: Path) -> None:
+    """Nothing is accepted that would be gone with the process."""
+    path = tmp_path / "log.db"
+    with closing(SqliteLog(path)) as log:
+        log.append([Entry(b"", b"kept", 0)])
+        for part in tmp_path.iterdir():
+            part.unlink()
+        for replaced in (False, True):
+            if replaced:
+                SqliteLog(path).close()
+            for call in (lambda: log.append([Entry(b"", b"lost", 0)]), lambda: log.read(0, 0), log.end_offsets):
+                with pytest.raises(LogUnavailable, match=r"log\.db: the file was deleted, moved or replaced while in use"):
+                    call()
+    with closing(SqliteLog(path)) as log:
+        assert log.end_offsets() == [0, 0, 0, 0]
+
+
 def test_sqlite_disk_full(tmp_path: Path) -> None:
     """The limit on a file's size stands for a full disk: the write itself fails, halfway through the batch."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
