@@ -39,20 +39,38 @@ class Rollback:
 
     version: int
     spans: tuple[Span, ...]
+    variant: str = ""
+    """Whose version; empty in records of before there was a word of it: the reader's own. So is `behavior_digest`."""
+    behavior_digest: str = ""
+    """Of the configuration that made the version: to learners of another one its number says nothing."""
 
     def control(self, event_time_ms: int) -> Control:
         """As a record."""
-        arguments = {"version": str(self.version), "spans": json.dumps(self.spans)}
+        arguments = {
+            "version": str(self.version),
+            "spans": json.dumps(self.spans),
+            "variant": self.variant,
+            "behavior_digest": self.behavior_digest,
+        }
         return Control(kind=ROLLBACK, event_time_ms=event_time_ms, arguments=arguments)
 
     @staticmethod
     def of(control: Control) -> "Rollback":
         """What a record says. ValueError when it says something else."""
         try:
-            spans = tuple(Span(*map(int, span)) for span in json.loads(control.arguments["spans"]))
-            return Rollback(int(control.arguments["version"]), spans)
+            said = control.arguments
+            spans = tuple(Span(*map(int, span)) for span in json.loads(said["spans"]))
+            return Rollback(int(said["version"]), spans, said.get("variant", ""), said.get("behavior_digest", ""))
         except (ValueError, TypeError) as error:
             raise ValueError(f"a rollback that can't be read: {error!r}") from None
+
+    def is_for(self, variant: str) -> bool:
+        """Whether learners of this variant obey it."""
+        return self.variant in ("", variant)
+
+    def is_numbered_by(self, behavior_digest: str) -> bool:
+        """Whether its version is one that learners of this configuration made, or will have made."""
+        return self.behavior_digest in ("", behavior_digest)
 
 
 @dataclass(frozen=True)
@@ -86,8 +104,8 @@ class Due:
 class Controls:
     """What was asked for and is not yet due, and which records teach nothing any more."""
 
-    def __init__(self, config: JoinConfig) -> None:
-        self._config = config
+    def __init__(self, config: JoinConfig, behavior_digest: str) -> None:
+        self._config, self._behavior_digest = config, behavior_digest
         self._waiting: deque[Due] = deque()
         self._void: list[Span] = []
         self._undone: list[tuple[int, int]] = []
@@ -111,7 +129,7 @@ class Controls:
 
     def avoid(self, spans: Iterable[Span]) -> None:
         """Nothing is learned from decisions of these records any more."""
-        self._void += spans
+        self._void += [span for span in spans if span not in self._void]
 
     def undo(self, version: int, newest: int) -> None:
         """What was learned behind `version`, in versions up to `newest`, is undone."""
@@ -133,9 +151,9 @@ class Controls:
         return {"waiting": waiting, "void": self._void, "undone": self._undone, "settled": sorted(self.settled)}
 
     @staticmethod
-    def of(config: JoinConfig, state: Mapping[str, Any]) -> "Controls":
+    def of(config: JoinConfig, behavior_digest: str, state: Mapping[str, Any]) -> "Controls":
         """What `state` said."""
-        controls = Controls(config)
+        controls = Controls(config, behavior_digest)
         controls._waiting.extend(Due(minute, Rollback(version, _spans(spans))) for minute, version, spans in state["waiting"])
         controls._void += _spans(state["void"])
         controls._undone += [(version, newest) for version, newest in state.get("undone", ())]
@@ -145,7 +163,12 @@ class Controls:
     def _take(self, asked: Asked) -> None:
         if asked.control.kind == ROLLBACK:
             minute = max(0, (asked.watermark_ms - self._config.open_ms) // self._config.bucket_ms)
-            self._waiting.append(Due(minute, Rollback.of(asked.control)))
+            rollback = Rollback.of(asked.control)
+            if rollback.is_for(self._config.variant) and rollback.is_numbered_by(self._behavior_digest):
+                self._waiting.append(Due(minute, rollback))
+            elif rollback.is_for(self._config.variant):
+                LOG.info("a rollback to version %d of another configuration: nothing is learned of its records", rollback.version)
+                self.avoid(rollback.spans)
         elif asked.control.kind in (REQUEUE, ACCEPT):
             self.settled |= named(asked.control)
         elif asked.control.kind == ACCEPT_GAP:
@@ -158,17 +181,22 @@ class Foreseen:
 
     versions: set[int] = field(default_factory=set)
     """That rollbacks go back to: who reads on needs their checkpoints."""
+    spans: list[Span] = field(default_factory=list)
+    """That rollbacks of other configurations voided: who has no such version to go back to must not learn them at all."""
     gaps: list[Gap] = field(default_factory=list)
     """That the learner of this variant passed."""
 
 
-def foreseen(log: EventLog, variant: str, offset: int = 0) -> Foreseen:
-    """What the Controls from `offset` on say; those that can't be read are told of when they are come to."""
+def foreseen(log: EventLog, variant: str, behavior_digest: str = "", offset: int = 0) -> Foreseen:
+    """What the Controls from `offset` on say to a learner; those that can't be read are told of when they are come to."""
     found = Foreseen()
     for control in _controls(log, offset):
         with contextlib.suppress(ValueError):
-            if control.kind == ROLLBACK:
-                found.versions.add(Rollback.of(control).version)
+            if control.kind == ROLLBACK and (rollback := Rollback.of(control)).is_for(variant):
+                if rollback.is_numbered_by(behavior_digest):
+                    found.versions.add(rollback.version)
+                else:
+                    found.spans += rollback.spans
             elif control.kind == ACCEPT_GAP and (accepted := AcceptedGap.of(control)).variant == variant:
                 found.gaps.append(accepted.gap)
     return found

@@ -93,7 +93,7 @@ class Journal:
         if not self._accept_gap:
             raise gone
         LOG.warning("users are known from there on: %s", gone)
-        self.memory.next_offset[gone.partition] = gone.begin_offset
+        self.memory.pass_gap(gone.partition, gone.begin_offset)
 
     def tick(self, now_ms: int) -> None:
         """Tell every partition what time it is, and catch up first when the log was away. LogUnavailable. In one thread at a time."""
@@ -180,13 +180,11 @@ class Journal:
         return bool(records)
 
     def _apply(self, partition: int, offset: int, value: bytes) -> None:
-        try:
+        with suppress(UnreadableRecord):  # the joiner quarantines it; memory passes it
             record = decode(value)
-        except UnreadableRecord:  # the joiner quarantines it; memory passes it
-            self.memory.next_offset[partition] = offset + 1
-            return
-        self.memory.apply(partition, offset, record)
-        self.ledger.remember(record)
+            self.memory.apply(partition, offset, record)
+            self.ledger.remember(record)
+        self.memory.passed(partition, offset, value)
 
     def _apply_item(self, offset: int, value: bytes) -> None:
         try:

@@ -75,7 +75,7 @@ class Learner:
         self.stats = LearnerStats()
         self.versions = VersionStore(self.directory, saver or Saver(beside=False), clock, self.stats)
         self.joiner = Joiner(join, log.num_partitions)
-        self.controls = Controls(join)
+        self.controls = Controls(join, seeds.behavior_digest)
         self.memory = Memory(memory, log.num_partitions)
         self.catalogue = Catalogue()
         self.feed = ItemsFeed(items_log, join.disorder_ms)
@@ -159,7 +159,7 @@ class Learner:
             accept_gap(self._log, self.join.variant, gone, self.clock.now_ms())
         LOG.warning("going on without what is gone: %s", gone)
         self.joiner.pass_gap(gone.partition, gone.begin_offset)
-        self.memory.next_offset[gone.partition] = gone.begin_offset
+        self.memory.pass_gap(gone.partition, gone.begin_offset)
 
     def _let_go(self) -> None:
         """Memory needs no rows that only older views would hold."""
@@ -343,19 +343,21 @@ class Learner:
         if saved is not None:
             self._refuse_other_state(saved.state)
             self.joiner = Joiner.restore(self.join, saved.joiner)
-        ahead = foreseen(log, self.join.variant, self.joiner.next_offset(CONTROL_PARTITION))
+        ahead = foreseen(log, self.join.variant, self.seeds.behavior_digest, self.joiner.next_offset(CONTROL_PARTITION))
         self._gone_back_to, self._log = frozenset(ahead.versions), Gapped(log, ahead.gaps)
         self._quarantine_gate = QuarantineGate(self.config.max_quarantined, self.join, self._log)
         if saved is None:
+            self.controls.avoid(ahead.spans)
             return
-        self._refuse_other_log()
         state = saved.state
         self.memory = Memory.of(self._memory_config, below("memory", saved.arrays))
+        self.memory.refuse_another(self._log, str(self.directory))
         self.policy_version, self._next_minute = state["policy_version"], state["next_minute"]
         self._num_learned = state["num_learned"]
         self.versions.newest_saved = self.policy_version
         self._rows_of_version = {int(version): rows for version, rows in state["rows_of_version"].items()}
-        self.controls = Controls.of(self.join, state["controls"])
+        self.controls = Controls.of(self.join, self.seeds.behavior_digest, state["controls"])
+        self.controls.avoid(ahead.spans)
         self.feed.read()
         self.feed.apply_up_to(state["items_offset"], self.catalogue)
         self._trainer = self._learned(saved)
@@ -392,8 +394,3 @@ class Learner:
         self.versions.follow(rollback.version, version, self.policy_version)
         self.stats.num_rollbacks += 1
         LOG.warning("version %d: rolled back to what was learned in version %d", self.policy_version, version)
-
-    def _refuse_other_log(self) -> None:
-        for partition, end in enumerate(self._log.end_offsets()):
-            if (read := self.joiner.next_offset(partition)) > end:
-                raise ValueError(f"{self.directory} has read partition {partition} up to {read}; the log ends before: is it another one?")

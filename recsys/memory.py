@@ -6,7 +6,9 @@ Decision of the same user earlier in the log leave no row.
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -16,10 +18,11 @@ import numpy.typing as npt
 from recsys.blobs import Arrays, decoded, encoded, joined, sizes, split
 from recsys.catalogue import item_key
 from streaming.events import Decision, Event, Feedback, Interaction, Record, UnreadableRecord, decision_id_of, decode
-from streaming.log import LogRecord
+from streaming.log import EventLog, LogRecord, OffsetGone
 
 BLANK, SHOWN = 0, 1
 GAP_BUCKETS = 16
+UNKNOWN = -1
 
 _ROW = np.dtype([("key", np.int64), ("kind", np.int64), ("gap", np.int64), ("offset", np.int64), ("event", np.int64)])
 
@@ -108,6 +111,7 @@ class Memory:
         self.keep_from: list[int | None] = [None] * num_partitions
         """The oldest offset that a view may still be asked for, by partition; None: only the newest."""
         self._users: dict[str, _User] = {}
+        self._last = [UNKNOWN] * num_partitions
 
     @property
     def num_users(self) -> int:
@@ -126,10 +130,32 @@ class Memory:
     def read(self, records: Sequence[LogRecord]) -> None:
         """Take records as they stand in the log; those that can't be read are passed: the joiner has them in quarantine."""
         for partition, offset, _, value in records:
-            try:
+            with suppress(UnreadableRecord):
                 self.apply(partition, offset, decode(value))
-            except UnreadableRecord:
-                self.next_offset[partition] = offset + 1
+        for partition, offset, _, value in records[-1:]:
+            self.passed(partition, offset, value)
+
+    def passed(self, partition: int, offset: int, value: bytes) -> None:
+        """The record at `offset`, whose bytes are `value`, is behind."""
+        self.next_offset[partition], self._last[partition] = offset + 1, zlib.crc32(value)
+
+    def pass_gap(self, partition: int, offset: int) -> None:
+        """Go on at `offset`: what was before it is gone."""
+        self.next_offset[partition], self._last[partition] = offset, UNKNOWN
+
+    def refuse_another(self, log: EventLog, reader: str) -> None:
+        """ValueError when `log` is not the one that was read: it ends before, or the last record that was read is another one there.
+
+        `reader` is who has read it, for the message.
+        """
+        for partition, (offset, end, last) in enumerate(zip(self.next_offset, log.end_offsets(), self._last, strict=True)):
+            if offset > end:
+                raise ValueError(f"{reader} has read partition {partition} up to {offset}; {log.name} ends at {end}: is it another log?")
+            with suppress(OffsetGone):  # then nobody can tell
+                for record in log.read(partition, offset - 1, 1) if last != UNKNOWN else ():
+                    if record.offset == offset - 1 and zlib.crc32(record.value) != last:
+                        where = f"partition {partition}, offset {offset - 1} of {log.name}"
+                        raise ValueError(f"{where} is not the record that {reader} has read: is it another log?")
 
     def num_decisions(self, user_id: str) -> int:
         """How many Decisions of this user were applied; a copy of one that is still known counts once."""
@@ -156,6 +182,7 @@ class Memory:
         rows = np.concatenate([np.zeros(0, _ROW), *parts], dtype=_ROW)
         return {
             "next_offset": np.array(self.next_offset, np.int64),
+            "last": np.array(self._last, np.int64),
             **joined("user", encoded(user_id for user_id, _ in users)),
             "user": np.array([(user.partition, user.last_ms, user.num_decisions, len(user.slates)) for _, user in users], np.int64),
             "num_rows": sizes(parts),
@@ -178,6 +205,8 @@ class Memory:
         next_offset = arrays["next_offset"].tolist()
         memory = Memory(config, len(next_offset))
         memory.next_offset = next_offset
+        if "last" in arrays:  # since schema 5 was first written
+            memory._last = arrays["last"].tolist()
         rows = np.zeros(len(arrays["key"]), _ROW)
         for name in _NARROW:
             rows[name] = arrays[name]

@@ -40,7 +40,8 @@ def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int
                 raise ValueError(f"{variant_dir} has no version before the current one; name one with --to")
             version = last_good.policy_version
         _refuse_undone(variant_dir, version)
-        begins = checkpoints.load(variant_dir / "checkpoints", version).state["not_learned_from"]
+        state = checkpoints.load(variant_dir / "checkpoints", version).state
+        begins = state["not_learned_from"]
         from_version = publisher.newest_version(variant_dir)
         verified_manifest(variant_dir / "versions" / str(version))
         ends = log.end_offsets()
@@ -49,7 +50,7 @@ def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int
                 learned = f"version {version} has learned partition {partition} up to {begin}"
                 raise ValueError(f"{learned}; {log.name} ends at {end}: is it another log?")
         spans = tuple(Span(partition, begin, end) for partition, (begin, end) in enumerate(zip(begins, ends, strict=True)))
-        value = encode(Rollback(version, spans).control(now_ms), now_ms)
+        value = encode(Rollback(version, spans, variant_dir.name, state["behavior_digest"]).control(now_ms), now_ms)
         # first: a pointer alone would be moved on by a learner that knows nothing of it
         (position,) = log.append([Entry(b"", value, CONTROL_PARTITION)])
         publisher.roll_back(variant_dir, version, now_ms)

@@ -31,7 +31,7 @@ from recsys.policy import DrawingConfig
 from recsys.recommender_pb2_grpc import RecommenderServicer, add_RecommenderServicer_to_server
 from recsys.spool import SpoolFull
 from streaming.clock import Clock
-from streaming.log import LogUnavailable
+from streaming.log import LogChanged, LogUnavailable, OffsetGone
 from streaming.proto import recommender_pb2
 from streaming.proto.recommender_pb2 import (
     GetStatusRequest,
@@ -300,6 +300,8 @@ class _Service(RecommenderServicer):
             )
         except LogUnavailable:
             code, details = grpc.StatusCode.UNAVAILABLE, "the event log can't be reached now; send it again later"
+        except (LogChanged, OffsetGone):  # the next step says what it is, and stops
+            code, details = grpc.StatusCode.UNAVAILABLE, "the event log is not what it was; this server is about to stop, ask another"
         with self._lock:
             self._calls[f"{method} {code.name}"] += 1
         return answer if code is grpc.StatusCode.OK else context.abort(code, details)

@@ -6,9 +6,8 @@ or log, is passed over: then the one before, then the log from its beginning. It
 
 import json
 import logging
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -59,20 +58,16 @@ class Snapshots:
 
     def newest(self) -> tuple[Memory, Ledger] | None:
         """What the newest snapshot that fits holds; None where there is none. A log that is away can't contradict it."""
-        ends: Sequence[float] = [math.inf] * self._log.num_partitions
-        with suppress(LogUnavailable):
-            ends = self._log.end_offsets()
         for _, path in reversed(numbered(self._directory, "snap-")):
             try:
                 arrays = _verified(path, self._facts)
                 memory = Memory.of(self._memory_config, below("memory", arrays))
                 ledger = Ledger.of(self._engine_config.token_lifetime_ms, below("ledger", arrays))
+                with suppress(LogUnavailable):
+                    memory.refuse_another(self._log, "it")
+                return memory, ledger
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 LOG.warning("%s is passed over: %s", path, error)
-                continue
-            if all(offset <= end for offset, end in zip(memory.next_offset, ends, strict=True)):
-                return memory, ledger
-            LOG.warning("%s is passed over: the log ends before it", path)
         return None
 
     def follow(self, engine: Engine) -> None:

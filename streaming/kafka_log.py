@@ -16,7 +16,7 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError, KafkaConfigurationError, KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError
 from kafka.net.compat import KafkaNetClient
 
-from streaming.log import Entry, LogRecord, LogUnavailable, OffsetGone, Position, place
+from streaming.log import Entry, LogChanged, LogRecord, LogUnavailable, OffsetGone, Position, place
 from streaming.record_batch import BrokenBatch, unpacked
 
 # A value of 1,000,000 bytes with its key and the batch around it; the broker's default of 1,048,588 leaves little.
@@ -54,8 +54,8 @@ class KafkaLog:
     `security` holds kafka-python's settings by name (security_protocol, ssl_*, sasl_*), all as text. A topic made here
     has TOPIC_CONFIGS and the broker's default replication factor. No call waits for the broker much longer than
     `timeout_s`: then LogUnavailable; a later call finds the broker again by itself.
-    ValueError for settings that make no sense, and by any call for a topic with another number of partitions: keys would
-    be looked for where they are not. With `existing` nothing is made: ValueError by any call when there is no such topic.
+    ValueError for settings that make no sense; LogChanged by any call for a topic with another number of partitions.
+    With `existing` nothing is made: ValueError by any call when there is no such topic.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class KafkaLog:
 
     def _check(self, num_partitions: int) -> None:
         if num_partitions != self.num_partitions:
-            raise ValueError(f"{self.name} has {num_partitions} partitions and was opened with {self.num_partitions}")
+            raise LogChanged(f"{self.name} has {num_partitions} partitions and was opened with {self.num_partitions}")
 
     def _open_producer(self) -> Any:
         with _closing_failed(self._connection) as settings:

@@ -40,6 +40,10 @@ class LogUnavailable(Exception):
     """The log can't be reached or can't keep what it was given now; nothing of the batch may be taken as durable."""
 
 
+class LogChanged(ValueError):
+    """The topic has another number of partitions than it was opened with: keys would be written and looked for where they are not."""
+
+
 class OffsetGone(Exception):
     """The offset asked for is not held any more (retention); the next one that is held is `begin_offset`."""
 

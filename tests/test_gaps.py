@@ -221,8 +221,8 @@ def test_what_another_variant_accepted_is_nothing_to_this_one() -> None:
         log.append([Entry(b"", encode(AcceptedGap(variant, Gap(0, 3, 9)).control(T), T), 0)])
     log.append([Entry(b"", encode(Control(kind=ACCEPT_GAP, arguments={"variant": "b", "gap": "[0]"}), T), 0)])
     assert foreseen(log, "b").gaps == [Gap(0, 3, 9)]
-    assert foreseen(log, "b", 2).gaps == foreseen(log, "c").gaps == []
-    Controls(JoinConfig(variant="b")).take([Asked(0, 2, 0, Control(kind=ACCEPT_GAP))])  # told of, and left aside
+    assert foreseen(log, "b", offset=2).gaps == foreseen(log, "c").gaps == []
+    Controls(JoinConfig(variant="b"), "").take([Asked(0, 2, 0, Control(kind=ACCEPT_GAP))])  # told of, and left aside
 
 
 def test_the_command_stops_with_a_line_that_names_the_gap(tmp_path: Path) -> None:

@@ -6,22 +6,24 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
+from kafka import KafkaAdminClient
 
 from recsys.memory import Memory, MemoryConfig
 from recsys.spool import Spool, SpoolFull
-from streaming.events import Decision, decode
+from streaming.events import Decision, Tick, decode, encode
 from streaming.joiner import JoinConfig, Joiner
 from streaming.kafka_log import KafkaLog
-from streaming.log import EventLog, LogUnavailable, OffsetGone, partition_of
+from streaming.log import Entry, EventLog, LogChanged, LogUnavailable, OffsetGone, partition_of
 from streaming.proto.recommender_pb2 import RecordEventsRequest
 from streaming.sqlite_log import SqliteLog
 from tests.artifacts import NOW_MS, VARIANT, item, item_ids, publish
 from tests.broker import Broker, Node
-from tests.serving import Bench, WatchedPolicy, ask, bench, clicked, refused, serving, shown, watched
+from tests.serving import Bench, WatchedPolicy, ask, bench, clicked, refused, serving, shown, wait_for, watched
 
 LIMIT = 10**6
 AWAY = grpc.StatusCode.UNAVAILABLE
@@ -233,6 +235,31 @@ def test_a_broker_down_at_start_is_waited_for_while_versions_answer(tmp_path: Pa
         assert live.stub.RecordEvents(RecordEventsRequest(events=[shown(answers[0], 0)])).accepted == 1
         assert {one.decision_id for one in live.parts.decisions()} == {one.decision_id for one in answers}
         assert_joined(place.log, 3)
+
+
+def changed(log: EventLog) -> bool:
+    try:
+        log.append([Entry(b"", encode(Tick(event_time_ms=NOW_MS), NOW_MS), 0)])
+    except LogChanged:
+        return True
+    return False
+
+
+def test_calls_of_a_topic_that_grew_are_told_to_ask_another_server(broker: Broker, tmp_path: Path) -> None:
+    """Its keys are elsewhere from now on; the server's next step says so and is its last."""
+    topic = f"grown-{uuid.uuid4().hex}"
+    logs = [KafkaLog(broker.bootstrap, topic + suffix, count) for suffix, count in (("", 2), (".items", 1))]
+    publish(tmp_path, item_ids(4))
+    with closing(logs[0]), closing(logs[1]), serving(tmp_path, bench(log=logs[0], items_log=logs[1])) as live:
+        live.server.step()
+        answer = live.ask()
+        with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
+            admin.create_partitions({topic: 3})
+        record = partial(live.stub.RecordEvents, RecordEventsRequest(events=[shown(answer, 0)]))
+        wait_for(lambda: changed(logs[0]))
+        assert refused(live.ask) == refused(record) == (AWAY, "the event log is not what it was; this server is about to stop, ask another")
+        with pytest.raises(LogChanged, match="has 3 partitions and was opened with 2"):
+            live.parts.engine.tick()
 
 
 @pytest.mark.parametrize("name", ["", "b"])

@@ -297,8 +297,17 @@ def test_a_state_is_not_used_with_another_seed_or_log(life: Life) -> None:
     life.learner.close()
     with pytest.raises(ValueError, match="another configuration or seed"):
         life.new(seed=1)
-    life.log, life.items_log = MemoryLog(4), MemoryLog(1)
-    with pytest.raises(ValueError, match=r"has read partition 0 up to \d+; the log ends before"):
+    log, life.log = life.log, MemoryLog(4)
+    with pytest.raises(ValueError, match=r"online has read partition 0 up to \d+; memory: ends at 0: is it another log\?"):
+        life.new()
+    for partition in range(4):  # as long, and longer, but for one record the same
+        records = log.read(partition, 0)
+        last = records[-1].value if partition < 3 else encode(Tick(event_time_ms=1), 1)
+        life.log.append([Entry(b"", value, partition) for value in [*(record.value for record in records[:-1]), last, last]])
+    offset = life.log.end_offsets()[3] - 2
+    with pytest.raises(
+        ValueError, match=rf"partition 3, offset {offset} of memory: is not the record that .*online has read: is it another log\?"
+    ):
         life.new()
 
 

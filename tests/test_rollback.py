@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from models.artifact import BadArtifact, read, weights_digest
 from recsys import publisher
+from recsys.config import with_settings
 from recsys.controls import ROLLBACK, Controls, Rollback, Span
 from recsys.durable import numbered
 from recsys.log_commands import rollback
@@ -292,6 +293,34 @@ def test_of_two_rollbacks_that_are_not_yet_followed_both_have_what_they_go_back_
     assert learned(recorded.config, life.log, life.items_log, tmp_path / "again") == life.learner.weights_digest()
 
 
+def test_a_learner_of_another_configuration_learns_nothing_of_what_was_undone(life: Life, recorded: Loop, tmp_path: Path) -> None:
+    """It has no version of that number to go back to: other minutes, other versions. Another variant's rollback is none of its own."""
+    done = undone(life, recorded)
+    to_the_end(life)
+    clean = without_poison(life, done, learned_through_ms=1)
+    for setting in ("join.bucket_ms=30000", "join.bucket_ms=240000", "join.window_ms=30000"):
+        config = with_settings(recorded.config, [setting])
+        place = tmp_path / setting
+        digest = learned(config, life.log, life.items_log, place / "rolled back")
+        assert digest == learned(config, clean, life.items_log, place / "clean")
+        assert digest == replay(config, archived(life, place), place / "replayed", 0, 60).weights_digest
+    theirs = changed(life.log, lambda record, *_: of_variant(record, "another"))
+    assert learned(recorded.config, theirs, life.items_log, tmp_path / "theirs") == learned(
+        recorded.config, changed(life.log, without_controls), life.items_log, tmp_path / "none"
+    )
+
+
+def of_variant(record: Record, variant: str) -> Record:
+    """Its rollback, if it is one, is another variant's."""
+    if record.HasField("control"):
+        record.control.arguments["variant"] = variant
+    return record
+
+
+def without_controls(record: Record, partition: int, offset: int) -> Record | Tick:
+    return Tick(event_time_ms=0) if record.HasField("control") else record
+
+
 def test_a_version_that_is_gone_can_not_be_gone_back_to(life: Life, recorded: Loop) -> None:
     with pytest.raises(ValueError, match=r"no checkpoint of version 99 .* kept are "):
         roll_back(life.log, life.state_dir / "online", 99, 0)
@@ -342,10 +371,10 @@ def test_a_checkpoint_gone_back_to_while_the_next_is_saved_stays(life: Life) -> 
 def test_controls_wait_for_their_minute_and_outlive_a_restart() -> None:
     config = JoinConfig(variant="a", window_ms=1000, lateness_ms=0, disorder_ms=0, bucket_ms=1000)
     rollback = Rollback(3, (Span(0, 4, 9), Span(1, 0, 2)))
-    controls = Controls(config)
+    controls = Controls(config, "")
     controls.take([Asked(0, 5, 7_500, rollback.control(1))])
     assert controls.next_due(5) is None
-    controls = Controls.of(config, json.loads(json.dumps(controls.state())))
+    controls = Controls.of(config, "", json.loads(json.dumps(controls.state())))
     due = controls.next_due(6)
     assert due is not None
     assert (due.minute, due.rollback) == (6, rollback)
@@ -363,7 +392,7 @@ def test_controls_wait_for_their_minute_and_outlive_a_restart() -> None:
     ],
 )
 def test_what_can_not_be_obeyed_is_left_aside(asked: Asked) -> None:
-    controls = Controls(JoinConfig(variant="a"))
+    controls = Controls(JoinConfig(variant="a"), "")
     controls.take([asked])
     assert controls.next_due(10**9) is None
 

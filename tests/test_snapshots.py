@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from recsys.memory import Memory, MemoryConfig
 from recsys.snapshots import ARRAYS, EVERY_MS, MANIFEST, SNAPSHOTS_KEPT, Snapshots
 from recsys.tokens import TokenMint
 from streaming.clock import ManualClock
+from streaming.events import Tick, encode
+from streaming.log import Entry, MemoryLog
 from streaming.sqlite_log import SqliteLog
 from tests.artifacts import NOW_MS, VARIANT
 from tests.serving import KEY, Bench, WatchedPolicy, ask, bench, clicked, shown, watched
@@ -118,6 +121,19 @@ def test_the_newest_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path, pa
     (found[0][1] / MANIFEST).write_text("{}")
     assert newest(tmp_path / "kept", parts) is None
     assert next_life(tmp_path / "kept", parts).memory.next_offset == whole.memory.next_offset, "read from its beginning"
+
+
+def test_a_snapshot_of_another_log_is_passed_over(tmp_path: Path, parts: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Of one that ends before, and of one that is longer."""
+    use(parts)
+    keep(tmp_path / "kept", parts)
+    other = replace(parts, log=MemoryLog(parts.log.num_partitions))
+    assert newest(tmp_path / "kept", other) is None
+    for partition, end in enumerate(parts.log.end_offsets()):
+        other.log.append([Entry(b"", encode(Tick(event_time_ms=NOW_MS), NOW_MS), partition)] * (end + 1))
+    assert newest(tmp_path / "kept", other) is None
+    assert "ends at 0: is it another log?" in caplog.text
+    assert "of memory: is not the record that it has read: is it another log?" in caplog.text
 
 
 def test_where_no_snapshot_can_be_begun_it_is_one_less(
