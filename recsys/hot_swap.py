@@ -3,6 +3,7 @@
 Knows nothing of gRPC or of requests but the golden ones that it asks.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from recsys.policy import Asked, Choice, DrawingConfig, GenerativePolicy
 from recsys.publisher import Published
 from streaming.clock import Clock
 from streaming.proto.recommender_pb2 import Degraded
+
+LOG = logging.getLogger(__name__)
 
 RETRY_REFUSED_MS = 60_000
 """A version that was refused is tried again after this long: a disk may have been at fault and not its bytes."""
@@ -82,7 +85,10 @@ class HotSwap:
         self.refused.pop(variant, None)
 
     def _refuse(self, variant: str, published: Published | None, reason: str) -> None:
-        self.refused[variant] = Refused(published, reason, self._clock.now_ms())
+        before, self.refused[variant] = self.refused.get(variant), Refused(published, reason, self._clock.now_ms())
+        if before is None or (before.published, before.reason) != (published, reason):
+            serves = f"version {self.loaded[variant].policy.policy_version} serves on" if variant in self.loaded else "none serves"
+            LOG.warning("%s: a version is refused, %s: %s", variant, serves, reason)
         if variant in self.loaded:
             self._engine.serve(variant, self.loaded[variant].policy, Degraded.DEGRADED_LAST_GOOD)
 

@@ -1,5 +1,6 @@
 """Versions under a running server: swapped between two answers, refused when damaged, rolled back."""
 
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -102,12 +103,15 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_version_is_refused_and_the_one_before_goes_on(name: str, tmp_path: Path) -> None:
+def test_a_damaged_version_is_refused_and_the_one_before_goes_on(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     damage, reason = DAMAGES[name]
     publish(tmp_path, item_ids(12), 1)
     with serving(tmp_path) as live:
         damage(publish(tmp_path, item_ids(10), 2).directory)
-        live.server.step()
+        for _ in range(2):  # tried once, told of once
+            live.server.step()
+        (told,) = [record.getMessage() for record in caplog.records if record.name == "recsys.hot_swap"]
+        assert re.search(rf"^{VARIANT}: a version is refused, version 1 serves on: .*{re.escape(reason)}", told)
         answer = live.ask()
         assert (answer.policy_version, answer.degraded) == (1, Degraded.DEGRADED_LAST_GOOD)
         assert reason in live.server.stats()["variants"][VARIANT]["refused"]
