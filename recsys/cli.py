@@ -244,7 +244,7 @@ def replay(
     typer.echo(
         f"{done.events} events in {done.seconds:.1f} s, {done.real_time_factor or 0:.0f} × real time, {done.versions} versions; "
         f"decisions {books['total']}, trained {books['trained']}, foreign {books['foreign']} (learned from: {done.books['taught']}), "
-        f"balanced {done.books['balanced']}",
+        f"quarantined {sum(done.books['quarantined'].values())}, balanced {done.books['balanced']}",
         err=True,
     )
     if not books["trained"] + done.books["taught"]:
