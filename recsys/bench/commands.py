@@ -54,7 +54,7 @@ def loop(
 @bench.command("serve")
 def serve(
     seconds: Annotated[float, typer.Option(min=1, help="How long the load is held.")] = 300,
-    saturate: Annotated[float, typer.Option(min=1, help="Seconds in which saturation is measured.")] = 30,
+    saturate: Annotated[float, typer.Option(min=1, help="Seconds at saturation; the second half is counted.")] = 240,
     share: Annotated[float, typer.Option(min=0.01, max=1, help="Of the requests a second at saturation, while held.")] = 0.8,
     clients: Annotated[int, typer.Option(min=1, max=64, help="Threads that ask.")] = 32,
     shown: Annotated[float, typer.Option(min=0, max=1, help="Share of the slates that their user looks at.")] = 1.0,
