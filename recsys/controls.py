@@ -43,6 +43,8 @@ class Rollback:
     """Whose version; empty in records of before there was a word of it: the reader's own. So is `behavior_digest`."""
     behavior_digest: str = ""
     """Of the configuration that made the version: to learners of another one its number says nothing."""
+    through_ms: int = 0
+    """What the version was trained through: who learned a minute more, of repaired records, has it by another number. 0: it is not said."""
 
     def control(self, event_time_ms: int) -> Control:
         """As a record."""
@@ -51,6 +53,7 @@ class Rollback:
             "spans": json.dumps(self.spans),
             "variant": self.variant,
             "behavior_digest": self.behavior_digest,
+            "through_ms": str(self.through_ms),
         }
         return Control(kind=ROLLBACK, event_time_ms=event_time_ms, arguments=arguments)
 
@@ -60,7 +63,8 @@ class Rollback:
         try:
             said = control.arguments
             spans = tuple(Span(*map(int, span)) for span in json.loads(said["spans"]))
-            return Rollback(int(said["version"]), spans, said.get("variant", ""), said.get("behavior_digest", ""))
+            whose = said.get("variant", ""), said.get("behavior_digest", "")
+            return Rollback(int(said["version"]), spans, *whose, int(said.get("through_ms", "0")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"a rollback that can't be read: {error!r}") from None
 
@@ -138,6 +142,7 @@ class Controls:
     def standing(self, version: int) -> int:
         """The version itself, or what is left of it where it was undone: the one gone back to then."""
         while (left := next((back for back, newest in self._undone if back < version <= newest), version)) != version:
+            LOG.warning("version %d was undone: what is left of it is version %d", version, left)
             version = left
         return version
 
@@ -147,14 +152,15 @@ class Controls:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint, as JSON."""
-        waiting = [[due.minute, due.rollback.version, due.rollback.spans] for due in self._waiting]
+        waiting = [[due.minute, due.rollback.version, due.rollback.spans, due.rollback.through_ms] for due in self._waiting]
         return {"waiting": waiting, "void": self._void, "undone": self._undone, "settled": sorted(self.settled)}
 
     @staticmethod
     def of(config: JoinConfig, behavior_digest: str, state: Mapping[str, Any]) -> "Controls":
         """What `state` said."""
         controls = Controls(config, behavior_digest)
-        controls._waiting.extend(Due(minute, Rollback(version, _spans(spans))) for minute, version, spans in state["waiting"])
+        for minute, version, spans, *through_ms in state["waiting"]:  # which older states do not say
+            controls._waiting.append(Due(minute, Rollback(version, _spans(spans), through_ms=sum(through_ms))))
         controls._void += _spans(state["void"])
         controls._undone += [(version, newest) for version, newest in state.get("undone", ())]
         controls.settled |= {(partition, offset) for partition, offset in state["settled"]}
@@ -181,10 +187,22 @@ class Foreseen:
 
     versions: set[int] = field(default_factory=set)
     """That rollbacks go back to: who reads on needs their checkpoints."""
+    through_ms: dict[int, int] = field(default_factory=dict)
+    """Which version is trained through what these were: the one said, until one is made."""
     spans: list[Span] = field(default_factory=list)
     """That rollbacks of other configurations voided: who has no such version to go back to must not learn them at all."""
     gaps: list[Gap] = field(default_factory=list)
     """That the learner of this variant passed."""
+
+    def made(self, version: int, through_ms: int) -> None:
+        """A version was made: it may be one that a rollback goes back to."""
+        if through_ms in self.through_ms:
+            self.through_ms[through_ms] = version
+            self.versions.add(version)
+
+    def version(self, rollback: Rollback) -> int:
+        """The reader's own number of the version that is gone back to."""
+        return self.through_ms.get(rollback.through_ms, rollback.version)
 
 
 def foreseen(log: EventLog, variant: str, behavior_digest: str = "", offset: int = 0) -> Foreseen:
@@ -195,6 +213,7 @@ def foreseen(log: EventLog, variant: str, behavior_digest: str = "", offset: int
             if control.kind == ROLLBACK and (rollback := Rollback.of(control)).is_for(variant):
                 if rollback.is_numbered_by(behavior_digest):
                     found.versions.add(rollback.version)
+                    found.through_ms |= {rollback.through_ms: rollback.version} if rollback.through_ms else {}
                 else:
                     found.spans += rollback.spans
             elif control.kind == ACCEPT_GAP and (accepted := AcceptedGap.of(control)).variant == variant:
@@ -220,7 +239,14 @@ def settled_later(log: EventLog, offset: int) -> frozenset[Place]:
 
 def _controls(log: EventLog, offset: int) -> Iterator[Control]:
     offset = max(offset, log.begin_offsets()[CONTROL_PARTITION])
-    while records := log.read(CONTROL_PARTITION, offset):
+    while True:
+        try:
+            records = log.read(CONTROL_PARTITION, offset)
+        except OffsetGone as gone:  # in its middle too: of an archive that went on behind a gap
+            offset = gone.begin_offset
+            continue
+        if not records:
+            return
         offset = records[-1].offset + 1
         for record in records:
             with contextlib.suppress(UnreadableRecord):

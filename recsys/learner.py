@@ -277,7 +277,8 @@ class Learner:
         self.stats.trained_append_ms.pop(self.policy_version - STATS_KEPT, None)
         self._rows_of_version.pop(self.policy_version - 2 * self.config.max_lag, None)
         self._next_minute = minute + 1
-        if self.policy_version % self._save_every == 0 or self.policy_version in self._gone_back_to:
+        self._ahead.made(self.policy_version, self._next_minute * self.join.bucket_ms)
+        if self.policy_version % self._save_every == 0 or self.policy_version in self._ahead.versions:
             self._save(trainer)
 
     def _version(self, trainer: Trainer) -> Artifact:
@@ -318,7 +319,7 @@ class Learner:
 
     def _save(self, trainer: Trainer) -> None:
         self._let_go()
-        self.versions.save(lambda: self._checkpoint(trainer), lambda: self._version(trainer), self._gone_back_to)
+        self.versions.save(lambda: self._checkpoint(trainer), lambda: self._version(trainer), frozenset(self._ahead.versions))
 
     def _checkpoint(self, trainer: Trainer) -> Checkpoint:
         state = {
@@ -344,7 +345,7 @@ class Learner:
             self._refuse_other_state(saved.state)
             self.joiner = Joiner.restore(self.join, saved.joiner)
         ahead = foreseen(log, self.join.variant, self.seeds.behavior_digest, self.joiner.next_offset(CONTROL_PARTITION))
-        self._gone_back_to, self._log = frozenset(ahead.versions), Gapped(log, ahead.gaps)
+        self._ahead, self._log = ahead, Gapped(log, ahead.gaps)
         self._quarantine_gate = QuarantineGate(self.config.max_quarantined, self.join, self._log)
         if saved is None:
             self.controls.avoid(ahead.spans)
@@ -362,7 +363,7 @@ class Learner:
         self.feed.apply_up_to(state["items_offset"], self.catalogue)
         self._trainer = self._learned(saved)
         if not publisher.is_current(self.directory, self.policy_version):
-            self.versions.publish(self._version(self._trainer), self._gone_back_to)  # killed between saving and publishing
+            self.versions.publish(self._version(self._trainer), frozenset(self._ahead.versions))  # killed between saving and publishing
 
     def _refuse_other_state(self, state: Mapping[str, Any]) -> None:
         if state.get("schema") != STATE_SCHEMA:
@@ -380,9 +381,7 @@ class Learner:
     def _roll_back(self, rollback: Rollback) -> None:
         """Have learned what the version had, and nothing since; joins, memory and items stay, and the next number is a new one."""
         self.versions.note_saved(wait=True)
-        version = self.controls.standing(rollback.version)
-        if version != rollback.version:
-            LOG.warning("version %d was undone: what is left of it is version %d", rollback.version, version)
+        version = self.controls.standing(self._ahead.version(rollback))
         saved = checkpoints.load(self.directory / "checkpoints", version)
         self.joiner.withdraw(self._num_learned - saved.state["num_learned"], "quarantined")
         self._num_learned = saved.state["num_learned"]

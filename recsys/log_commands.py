@@ -21,7 +21,7 @@ from streaming.events import decode
 from streaming.gaps import Gapped
 from streaming.inspection import Inspection, inspected
 from streaming.joiner import JoinConfig
-from streaming.log import Entry, EventLog
+from streaming.log import Entry, EventLog, place
 from streaming.quarantine import ACCEPT, Kept, fetched, naming, refuse_foreign_place, repaired, write_lines
 from streaming.quarantine import requeue as requeue_records
 
@@ -158,9 +158,12 @@ def _put_back(lines: Path, streams: dict[str, EventLog], now_ms: int) -> None:
             refuse_foreign_place(stream, record.partition, record.offset)
             if decode(record.value).HasField("item") != (name == ITEMS):
                 raise ValueError(f"{lines}: what stands for partition {record.partition}, offset {record.offset} is none of the {name}")
+    items = [Entry(record.key, record.value, record.partition) for record in records[ITEMS]]
+    for entry in items:
+        place(entry, streams[ITEMS].num_partitions)
     if records[EVENTS]:
         requeue_records(records[EVENTS], streams[EVENTS], now_ms)
-    streams[ITEMS].append([Entry(record.key, record.value, record.partition) for record in records[ITEMS]])
+    streams[ITEMS].append(items)
     typer.echo(f"put back {sum(map(len, records.values()))} records of {lines}", err=True)
 
 

@@ -41,16 +41,17 @@ def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int
             version = last_good.policy_version
         _refuse_undone(variant_dir, version)
         state = checkpoints.load(variant_dir / "checkpoints", version).state
+        facts = verified_manifest(variant_dir / "versions" / str(version))["facts"]
         begins = state["not_learned_from"]
         from_version = publisher.newest_version(variant_dir)
-        verified_manifest(variant_dir / "versions" / str(version))
         ends = log.end_offsets()
         for partition, (begin, end) in enumerate(zip(begins, ends, strict=True)):
             if end < begin:
                 learned = f"version {version} has learned partition {partition} up to {begin}"
                 raise ValueError(f"{learned}; {log.name} ends at {end}: is it another log?")
         spans = tuple(Span(partition, begin, end) for partition, (begin, end) in enumerate(zip(begins, ends, strict=True)))
-        value = encode(Rollback(version, spans, variant_dir.name, state["behavior_digest"]).control(now_ms), now_ms)
+        rollback = Rollback(version, spans, variant_dir.name, state["behavior_digest"], int(facts["trained_through_ms"]))
+        value = encode(rollback.control(now_ms), now_ms)
         # first: a pointer alone would be moved on by a learner that knows nothing of it
         (position,) = log.append([Entry(b"", value, CONTROL_PARTITION)])
         publisher.roll_back(variant_dir, version, now_ms)
@@ -63,7 +64,8 @@ def _refuse_undone(variant_dir: Path, version: int) -> None:
     with suppress(BadArtifact):
         pointed = publisher.current(variant_dir)
     undone = [(int(back), int(newest)) for back, newest in said.get("controls", {}).get("undone", ())]
-    if pointed is not None:  # and what the learner has not come to yet
+    if pointed is not None:  # and what the learner has not come to yet, or not saved
+        undone += [(pointed.policy_version, pointed.rolled_back_from)]
         undone += [(back, publisher.newest_version(variant_dir)) for back in pointed.awaited]
     for back, newest in undone:
         if back < version <= newest:

@@ -7,6 +7,7 @@ what is read back is what was written; the columns beside it are for people and 
 
 import bisect
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -64,19 +65,28 @@ def write_archive(
     """Append to the stream in `directory` what `log` has beyond it; the number of records written.
 
     Stops at the offsets `until`, by partition: by default the log's end when called. It may be stopped at any moment
-    and called again: a segment is there whole or not at all. One writer a stream. OffsetGone when the log no longer
+    and called again: a segment is there whole or not at all. Writers of one stream wait for each other. OffsetGone when the log no longer
     holds what comes next; with `accept_gap` the stream says so, and goes on behind it. ValueError for a log with another
     number of partitions, or that is not the one the stream was written from.
     """
     if max_segment_records < 1:
         raise ValueError(f"max_segment_records is {max_segment_records}; at least 1")
-    _open_stream(directory, log.num_partitions)
+    directory.mkdir(parents=True, exist_ok=True)
+    with _alone(directory):
+        _open_stream(directory, log.num_partitions)
+        return _write_on(log, directory, until, max_segment_records, accept_gap=accept_gap)
+
+
+def _write_on(log: EventLog, directory: Path, until: Sequence[int] | None, max_segment_records: int, *, accept_gap: bool) -> int:
     ends = {segment.partition: segment.last_offset + 1 for segment in _segments(directory)}
+    passed = {(gap.partition, gap.begin): gap.end for gap in _noted(directory, GAPS)}
     num_written = 0
     begin_offsets = log.begin_offsets()
     _refuse_another_log(directory, log)
     for partition, until_offset in enumerate(log.end_offsets() if until is None else until):
         begin_offset = ends.get(partition, begin_offsets[partition])
+        while (partition, begin_offset) in passed:
+            begin_offset = passed[partition, begin_offset]
         if accept_gap and begin_offset < begin_offsets[partition]:
             _note(directory, GAPS, [Gap(partition, begin_offset, begin_offsets[partition])])
             begin_offset = begin_offsets[partition]
@@ -308,7 +318,6 @@ def _write_stream(directory: Path, said: dict[str, Any]) -> None:
 
 
 def _open_stream(directory: Path, num_partitions: int) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     for left_behind in directory.glob("*.tmp"):
         left_behind.unlink()
     if not (directory / STREAM_FILE).exists():
@@ -316,6 +325,17 @@ def _open_stream(directory: Path, num_partitions: int) -> None:
     stored = _num_partitions(directory)
     if stored != num_partitions:
         raise ValueError(f"{directory} has {stored} partitions and the log {num_partitions}")
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """While nobody else is here; what a process held is free when it ends."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

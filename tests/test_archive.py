@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -156,6 +157,17 @@ def test_refusals(directory: Path) -> None:
         write_archive(MemoryLog(4), directory, max_segment_records=0)
     with pytest.raises(io.UnsupportedOperation, match="only be read"):
         ArchiveLog(directory).append([Entry(b"", b"")])
+
+
+def test_writers_of_one_stream_wait_for_each_other(directory: Path) -> None:
+    log = filled(20)
+    with ThreadPoolExecutor(4) as pool:
+        written = [pool.submit(write_archive, log, directory, max_segment_records=5) for _ in range(12)]
+        for _ in range(6):
+            log.append([Entry(b"%d" % n, encode(Tick(event_time_ms=1), 1)) for n in range(30)])
+    assert sum(one.result() for one in written) + write_archive(log, directory) == sum(log.end_offsets())
+    archive = ArchiveLog(directory)
+    assert [archive.read(partition, 0) for partition in range(4)] == [log.read(partition, 0) for partition in range(4)]
 
 
 def test_two_writers_are_noticed(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """Retention has passed where somebody was: he stops and names the gap, or goes on behind it in the open, and a replay does the same."""
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,12 +17,12 @@ from recsys.controls import ACCEPT_GAP, AcceptedGap, Controls, foreseen
 from recsys.log_commands import log as commands
 from recsys.loop import Loop
 from recsys.replay import replay
-from streaming.archive import EVENTS, ITEMS, ArchiveLog, write_archive
+from streaming.archive import EVENTS, GAPS, ITEMS, STREAM_FILE, ArchiveLog, write_archive
 from streaming.events import Control, encode
 from streaming.gaps import Gap, Gapped
 from streaming.joiner import Asked, JoinConfig, Joiner
 from streaming.kafka_log import KafkaLog
-from streaming.log import Entry, EventLog, MemoryLog, OffsetGone, batches
+from streaming.log import Entry, EventLog, LogRecord, MemoryLog, OffsetGone, batches
 from streaming.sqlite_log import SqliteLog
 from tests.broker import Broker
 from tests.joins import CONFIG, Bench, L, M, T, W, decision, fingerprint, said, shown, tick
@@ -173,6 +174,7 @@ def test_a_learner_stops_for_a_gap_or_goes_on_in_the_open_and_a_replay_does_the_
     life.live(lambda: life.learner.policy_version == BEFORE)
     life.learner.close()
     archived(life, tmp_path / "archive")
+    archived(life, tmp_path / "late archive")
     feed_only(life)
     archived(life, tmp_path / "archive")
     wanted = [life.learner.joiner.next_offset(partition) for partition in range(4)]
@@ -196,9 +198,11 @@ def test_a_learner_stops_for_a_gap_or_goes_on_in_the_open_and_a_replay_does_the_
     assert books.decisions["gap"] > 0
     assert foreseen(log, "online").gaps == [Gap(0, wanted[0], begins[0]), Gap(2, wanted[2], begins[2])]
     archived(life, tmp_path / "archive")
-    done = replay(recorded.config, tmp_path / "archive", tmp_path / "replayed", 0, 60)
-    assert (done.weights_digest, done.books) == (life.learner.weights_digest(), books.as_dict())
-    assert done.versions == life.learner.policy_version
+    archived(life, tmp_path / "late archive", accept_gap=True)  # one that came too late as well
+    for name in ("archive", "late archive"):
+        done = replay(recorded.config, tmp_path / name, tmp_path / f"{name} replayed", 0, 60)
+        assert (done.weights_digest, done.books) == (life.learner.weights_digest(), books.as_dict())
+        assert done.versions == life.learner.policy_version
 
 
 def feed_only(life: Life) -> None:
@@ -210,9 +214,41 @@ def feed_only(life: Life) -> None:
         life._num_fed += 1
 
 
-def archived(life: Life, directory: Path) -> None:
-    write_archive(life.log, directory / EVENTS)
-    write_archive(life.items_log, directory / ITEMS)
+def archived(life: Life, directory: Path, *, accept_gap: bool = False) -> None:
+    write_archive(life.log, directory / EVENTS, accept_gap=accept_gap)
+    write_archive(life.items_log, directory / ITEMS, accept_gap=accept_gap)
+
+
+class Deleted(MemoryLog):
+    """Of what it holds, retention has deleted all before `begin`: with Kafka that may be everything."""
+
+    begin = 0
+
+    def begin_offsets(self) -> list[int]:
+        return [self.begin]
+
+    def read(self, partition: int, offset: int, max_records: int = 10_000) -> list[LogRecord]:
+        if offset < self.begin:
+            raise OffsetGone(self.name, partition, offset, self.begin)
+        return super().read(partition, offset, max_records)
+
+
+def test_a_gap_behind_which_nothing_stands_yet_is_noted_once(tmp_path: Path) -> None:
+    log = Deleted(1)
+    log.append([Entry(b"", b"%d" % n) for n in range(10)])
+    write_archive(log, tmp_path)
+    log.append([Entry(b"", b"gone")] * 4)
+    log.begin = 14
+    with pytest.raises(OffsetGone):
+        write_archive(log, tmp_path)
+    noted = [write_archive(log, tmp_path, accept_gap=accept_gap) for accept_gap in (True, True, False)]
+    assert noted == [0, 0, 0]
+    assert json.loads((tmp_path / STREAM_FILE).read_text())[GAPS] == [[0, 10, 14]]
+    log.append([Entry(b"", b"new")])
+    assert write_archive(log, tmp_path) == 1
+    gone: list[OffsetGone] = []
+    assert [record.offset for batch in batches(ArchiveLog(tmp_path), gone.append) for record in batch] == [*range(10), 14]
+    assert [(one.offset, one.begin_offset) for one in gone] == [(10, 14)]
 
 
 def test_what_another_variant_accepted_is_nothing_to_this_one() -> None:

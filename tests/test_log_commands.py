@@ -30,6 +30,7 @@ from tests.runs import only_object
 
 BROKEN = b"\xff not a record"
 HOUR_MS = 3_600_000
+TOO_LARGE = {"schema": 1, "item": {"item": {"item_id": "a", "title": "t" * 1_000_000}}}
 
 
 def filled(log: EventLog, delays_ms: list[int]) -> EventLog:
@@ -164,6 +165,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
         ({"partition": 7}, r"a repaired record of partition 7; .* has 0\.\.3"),
         ({"offset": 99}, r"a repaired record of partition 0, offset 99"),
         ({"stream": "items", "partition": 0, "offset": 0}, "is none of the items"),
+        ({"stream": "items", "partition": 0, "offset": 0, "record": TOO_LARGE}, r"a record of 10000\d\d bytes; at most 1000000 are kept"),
     ],
 )
 def test_what_can_not_be_put_back_whole_is_not_put_back_at_all(tmp_path: Path, change: dict[str, object], said: str) -> None:

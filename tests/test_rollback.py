@@ -1,5 +1,6 @@
 """What was learned of bad records is undone: the pointer at once, the learner from the log, and a replay does the same."""
 
+import copy
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -31,10 +32,12 @@ from streaming.archive import EVENTS, ITEMS, write_archive
 from streaming.events import Control, Record, Tick, decode, encode
 from streaming.joiner import Asked, JoinConfig
 from streaming.log import Entry, EventLog, MemoryLog, batches
+from streaming.quarantine import Kept, Mended, write_lines
 from streaming.sqlite_log import SqliteLog
 from tests.artifacts import item_ids, small_artifact
 from tests.runs import learned, only_object
 
+BROKEN = b"\xff"
 MINUTES, GOOD, BAD = 8, 2, 4
 """World minutes; the last version before the poison; the version at which somebody sees it."""
 
@@ -120,7 +123,7 @@ def changed(log: EventLog, change: Callable[[Record, int, int], Record | Tick]) 
     return other
 
 
-def without_poison(life: Life, done: RolledBack, learned_through_ms: int) -> MemoryLog:
+def without_poison(log: EventLog, done: RolledBack, learned_through_ms: int) -> MemoryLog:
     """No Control, and the decisions of the spans that the good version had not learned are another variant's."""
 
     def change(record: Record, partition: int, offset: int) -> Record | Tick:
@@ -131,7 +134,7 @@ def without_poison(life: Life, done: RolledBack, learned_through_ms: int) -> Mem
             record.decision.variant = "another"
         return record
 
-    return changed(life.log, change)
+    return changed(log, change)
 
 
 def archived(life: Life, directory: Path) -> Path:
@@ -166,7 +169,7 @@ def test_what_follows_is_what_would_have_been_learned_without_the_poison(life: L
     done = undone(life, recorded)
     to_the_end(life)
     assert life.learner.policy_version > BAD
-    clean = without_poison(life, done, learned_through_ms)
+    clean = without_poison(life.log, done, learned_through_ms)
     assert learned(recorded.config, clean, life.items_log, tmp_path / "clean") == life.learner.weights_digest()
     poisoned = changed(life.log, lambda record, *_: Tick(event_time_ms=0) if record.HasField("control") else record)
     assert learned(recorded.config, poisoned, life.items_log, tmp_path / "poisoned") != life.learner.weights_digest()
@@ -184,6 +187,39 @@ def test_a_replay_of_the_archive_does_the_same(growing_life: Life, growing: Loop
     assert done.weights_digest == life.learner.weights_digest()
     assert done.versions == life.learner.policy_version
     assert done.books == life.learner.joiner.books().as_dict()
+
+
+def test_a_replay_with_repaired_records_goes_back_to_the_same_minute(recorded: Loop, tmp_path: Path) -> None:
+    """It learns a minute that was lost, so it has the versions behind that by other numbers."""
+    source = copy.copy(recorded)
+    source.config = with_settings(recorded.config, ["learner.max_quarantined=1"])
+    life = Life(source, tmp_path / "state")
+    made_ms = [decode(value).decision.event_time_ms // 60_000 for *_, value in life._records if decode(value).HasField("decision")]
+    lost = min(made_ms) + 2
+    for at, (*where, value) in enumerate(life._records):
+        if decode(value).decision.event_time_ms // 60_000 == lost:
+            life._records[at] = (*where, BROKEN + value)
+    life.live(lambda: life.learner.policy_version == BAD)
+    made = publisher.load(_current(life)).facts["trained_through_ms"]
+    assert made > (lost + 1) * 60_000
+    poison(life)
+    life.live(lambda: life.learner.policy_version == BAD + 2)
+    cure(life, recorded)
+    done = roll_back(life.log, life.state_dir / "online", BAD, life._records[life._num_fed][0])
+    to_the_end(life)
+    life.learner.close()
+    broken = [record for batch in batches(life.log) for record in batch if record.value.startswith(BROKEN)]
+    mended = [record._replace(value=record.value.removeprefix(BROKEN)) for record in broken]
+    (tmp_path / "mended").write_text(write_lines(Kept(EVENTS, *record[:2], "", "", *record[2:]) for record in mended))
+    archive = archived(life, tmp_path / "archive")
+    whole = MemoryLog(4)
+    for batch in batches(Mended(life.log, mended)):
+        whole.append([Entry(record.key, record.value, record.partition) for record in batch])
+    clean = learned(source.config, without_poison(whole, done, made), life.items_log, tmp_path / "clean")
+    for save_every in (1, 60):
+        again = replay(source.config, archive, tmp_path / f"{save_every}", 0, save_every, include=tmp_path / "mended")
+        assert again.versions > life.learner.policy_version
+        assert again.weights_digest == clean
 
 
 @pytest.mark.parametrize("steps", [0, 1])
@@ -273,6 +309,15 @@ def test_a_version_that_was_undone_is_not_gone_back_to(life: Life, recorded: Loo
     assert answer.weights_digest == life.learner.weights_digest()
 
 
+def test_a_version_that_was_undone_is_refused_before_that_is_saved(life: Life, recorded: Loop) -> None:
+    """The learner has followed, and makes its next version in a minute."""
+    undone(life, recorded)
+    life.live(lambda: life.learner.stats.num_rollbacks == 1)
+    assert (life.learner.policy_version, _current(life).awaited) == (BAD, ())
+    with pytest.raises(ValueError, match=rf"version {BAD} was undone by a rollback to version {GOOD}"):
+        roll_back(life.log, life.state_dir / "online", BAD, 0)
+
+
 def test_of_two_rollbacks_that_are_not_yet_followed_both_have_what_they_go_back_to(
     life: Life, recorded: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +342,7 @@ def test_a_learner_of_another_configuration_learns_nothing_of_what_was_undone(li
     """It has no version of that number to go back to: other minutes, other versions. Another variant's rollback is none of its own."""
     done = undone(life, recorded)
     to_the_end(life)
-    clean = without_poison(life, done, learned_through_ms=1)
+    clean = without_poison(life.log, done, learned_through_ms=1)
     for setting in ("join.bucket_ms=30000", "join.bucket_ms=240000", "join.window_ms=30000"):
         config = with_settings(recorded.config, [setting])
         place = tmp_path / setting
