@@ -28,12 +28,14 @@ from recsys.snapshots import Snapshots
 from recsys.spool import Spool
 from recsys.tokens import TokenMint
 from recsys.trainer import Seeds
-from streaming.clock import SystemClock
+from streaming.clock import Clock, SystemClock
 from streaming.log import EventLog, LogUnavailable
 
 LOG = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+LATE_LOOK_MS = 60_000
+"""So often somebody looks whether decisions came too late to be joined."""
 
 
 class Component(Protocol):
@@ -104,12 +106,13 @@ def server_of(config: Config, place: Place) -> tuple[Server, Snapshots]:
 class LearnerProcess:
     """A Component: the learner, and a keeper for each other variant once there is a version to keep."""
 
-    def __init__(self, config: Config, place: Place) -> None:
-        self._config, self._place, self._clock = config, place, SystemClock()
+    def __init__(self, config: Config, place: Place, clock: Clock | None = None) -> None:
+        self._config, self._place, self._clock = config, place, clock or SystemClock()
         self._learner: Learner | None = None
         self._said = 0
         """The newest version that `_say` told of, or that an earlier life saved."""
         self._keepers: dict[str, Keeper] = {}
+        self._num_late, self._looked_at_ms = 0, self._clock.now_ms()
 
     @property
     def learner(self) -> Learner:
@@ -129,7 +132,7 @@ class LearnerProcess:
                 saver=Saver(beside=True),
                 accept_gap=place.accept_gap,
             )
-            self._said = self._learner.versions.newest_saved
+            self._said, self._num_late = self._learner.versions.newest_saved, self._learner.joiner.books().decisions["late"]
             LOG.info("learning into %s, from version %d on", place.state_dir, self._learner.policy_version)
         return self._learner
 
@@ -137,6 +140,7 @@ class LearnerProcess:
         """Learn what is complete; let the frozen variants follow the catalogue."""
         self.learner.step()
         self._say()
+        self._tell_of_late()
         for name, _ in self._config.experiment.variants:
             if name != self._config.join.variant:
                 self._keep(name)
@@ -173,6 +177,22 @@ class LearnerProcess:
             file.write(json.dumps(said) + "\n")
         LOG.info("version %d, decisions %s", newest, _short(books.decisions))
         self._said = newest
+
+    def _tell_of_late(self) -> None:
+        """That nothing is learned any more may have no other sign: one server whose clock is ahead takes the time of the log along."""
+        now_ms = self._clock.now_ms()
+        if 0 <= now_ms - self._looked_at_ms < LATE_LOOK_MS:
+            return
+        joiner, before = self.learner.joiner, self._num_late
+        self._num_late, self._looked_at_ms = joiner.books().decisions["late"], now_ms
+        if self._num_late > before and joiner.watermark_ms is not None:
+            ahead_s = (joiner.watermark_ms - now_ms) / 1000
+            LOG.warning(
+                "decisions that came too late to be learned: %d; the time of the log is %.0f s %s this clock: is a server's clock wrong?",
+                self._num_late - before,
+                abs(ahead_s),
+                "ahead of" if ahead_s > 0 else "behind",
+            )
 
     def _keep(self, name: str) -> None:
         if name not in self._keepers:

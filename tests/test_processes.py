@@ -22,9 +22,12 @@ from recsys import publisher
 from recsys.experiment import assign
 from recsys.learner import Learner
 from recsys.presets import tiny
-from recsys.processes import METRICS, LearnerProcess, Place, token_key
-from streaming.events import Decision, Item, decision_id_of
+from recsys.processes import LATE_LOOK_MS, METRICS, LearnerProcess, Place, token_key
+from streaming.clock import ManualClock
+from streaming.events import Decision, Item, decision_id_of, encode
+from streaming.log import Entry, MemoryLog
 from tests.broker import Broker
+from tests.joins import T, decision, tick
 from tests.runs import finished
 from tests.story import BUCKET_S, STOP_S, Stand, Story, item_of, user_of
 
@@ -217,6 +220,23 @@ def test_a_learner_that_ends_while_it_saves_tells_of_that_version_too(tmp_path: 
     assert published is not None
     last = (process.learner.directory / METRICS).read_text().splitlines()[-1]
     assert json.loads(last)["policy_version"] == published.policy_version
+
+
+def test_a_server_whose_clock_is_ahead_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One tick is enough: all decisions until the others' clocks are there come too late. Said once a minute, while they come."""
+    clock, log, items_log = ManualClock(T), MemoryLog(1), MemoryLog(1)
+    process = LearnerProcess(tiny(), Place(log=log, items_log=items_log, state_dir=tmp_path), clock)
+    for minute in range(4):
+        ahead_ms = 3_600_000 if minute == 1 else 0
+        log.append([Entry(b"", encode(tick(clock.now_ms() + ahead_ms), clock.now_ms() + ahead_ms), 0)])
+        if minute < 3:
+            log.append([Entry(b"ann", encode(decision(f"{minute}", clock.now_ms(), variant="online"), clock.now_ms()))])
+        clock.advance_to(clock.now_ms() + LATE_LOOK_MS)
+        process.step()
+    process.close()
+    told = [record.getMessage() for record in caplog.records if record.name == "recsys.processes" and record.levelname == "WARNING"]
+    begun = "decisions that came too late to be learned: 1; the time of the log is"
+    assert told == [f"{begun} {ahead} s ahead of this clock: is a server's clock wrong?" for ahead in (3538, 3478)]
 
 
 def test_servers_that_start_at_once_sign_with_one_key(tmp_path: Path) -> None:
