@@ -24,7 +24,7 @@ from recsys.features import Lesson, imported_lessons, lessons, neighbours
 from recsys.learner_config import LearnerConfig
 from recsys.learner_stats import STATS_KEPT, LearnerStats
 from recsys.live_model import ItemsFeed, LiveModel, ModelConfig
-from recsys.memory import Memory, MemoryConfig
+from recsys.memory import Memory, MemoryConfig, refuse_another
 from recsys.quarantine_gate import QuarantineGate
 from recsys.reservoir import Reservoir
 from recsys.saver import Saver
@@ -160,6 +160,8 @@ class Learner:
         LOG.warning("going on without what is gone: %s", gone)
         self.joiner.pass_gap(gone.partition, gone.begin_offset)
         self.memory.pass_gap(gone.partition, gone.begin_offset)
+        if gone.partition == CONTROL_PARTITION:
+            self.versions.give_up(gone.offset, gone.begin_offset)
 
     def _let_go(self) -> None:
         """Memory needs no rows that only older views would hold."""
@@ -352,7 +354,7 @@ class Learner:
             return
         state = saved.state
         self.memory = Memory.of(self._memory_config, below("memory", saved.arrays))
-        self.memory.refuse_another(self._log, str(self.directory))
+        refuse_another(self._log, below("memory", saved.arrays), str(self.directory))
         self.policy_version, self._next_minute = state["policy_version"], state["next_minute"]
         self._num_learned = state["num_learned"]
         self.versions.newest_saved = self.policy_version

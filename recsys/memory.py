@@ -143,20 +143,6 @@ class Memory:
         """Go on at `offset`: what was before it is gone."""
         self.next_offset[partition], self._last[partition] = offset, UNKNOWN
 
-    def refuse_another(self, log: EventLog, reader: str) -> None:
-        """ValueError when `log` is not the one that was read: it ends before, or the last record that was read is another one there.
-
-        `reader` is who has read it, for the message.
-        """
-        for partition, (offset, end, last) in enumerate(zip(self.next_offset, log.end_offsets(), self._last, strict=True)):
-            if offset > end:
-                raise ValueError(f"{reader} has read partition {partition} up to {offset}; {log.name} ends at {end}: is it another log?")
-            with suppress(OffsetGone):  # then nobody can tell
-                for record in log.read(partition, offset - 1, 1) if last != UNKNOWN else ():
-                    if record.offset == offset - 1 and zlib.crc32(record.value) != last:
-                        where = f"partition {partition}, offset {offset - 1} of {log.name}"
-                        raise ValueError(f"{where} is not the record that {reader} has read: is it another log?")
-
     def num_decisions(self, user_id: str) -> int:
         """How many Decisions of this user were applied; a copy of one that is still known counts once."""
         user = self._users.get(user_id)
@@ -301,6 +287,24 @@ class Memory:
         if keep_from is not None and end > self.config.rows:
             end = int(np.searchsorted(user.rows["offset"][:end], keep_from))
         return user.rows[max(0, end - self.config.rows) : user.num_rows]
+
+
+def refuse_another(log: EventLog, arrays: Arrays, reader: str) -> None:
+    """ValueError when `log` is not the one that was read by whose memory these are: it ends before, or the last record that was read
+    is another one there. `reader` is who that was, for the message.
+    """
+    next_offsets, ends = arrays["next_offset"].tolist(), log.end_offsets()
+    if len(next_offsets) != len(ends):
+        raise ValueError(f"{reader} has read a log of {len(next_offsets)} partitions; {log.name} has {len(ends)}: is it another log?")
+    last_read = arrays.get("last", np.full(len(ends), UNKNOWN)).tolist()
+    for partition, (offset, end, last) in enumerate(zip(next_offsets, ends, last_read, strict=True)):
+        if offset > end:
+            raise ValueError(f"{reader} has read partition {partition} up to {offset}; {log.name} ends at {end}: is it another log?")
+        with suppress(OffsetGone):  # then nobody can tell
+            for record in log.read(partition, offset - 1, 1) if last != UNKNOWN else ():
+                if record.offset == offset - 1 and zlib.crc32(record.value) != last:
+                    where = f"partition {partition}, offset {offset - 1} of {log.name}"
+                    raise ValueError(f"{where} is not the record that {reader} has read: is it another log?")
 
 
 def _slates_of(arrays: Arrays) -> Iterator[tuple[str, _Slate]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from models import artifact as artifacts
 from models.artifact import Artifact
@@ -25,6 +25,14 @@ STEP, STEPS_KEPT = 10, 6
 """Beside the newest, every tenth version is kept for an hour of minutes: that far a rollback can go back."""
 
 
+class Awaited(NamedTuple):
+    """A rollback that the learner has not come to."""
+
+    version: int
+    offset: int
+    """Where its Control stands."""
+
+
 @dataclass(frozen=True)
 class Published:
     """What CURRENT.json says."""
@@ -35,8 +43,8 @@ class Published:
     published_at_ms: int
     rolled_back_from: int = 0
     """No version up to this one is pointed to any more, but for this one of the pointer; 0 when nothing was rolled back."""
-    awaited: tuple[int, ...] = ()
-    """Versions that operators went back to, in order, and the learner has not: until it has, the pointer stays where they put it."""
+    awaited: tuple[Awaited, ...] = ()
+    """Rollbacks, in order, that the learner has not followed: until it has, the pointer stays where operators put it."""
 
 
 def publish(
@@ -86,13 +94,13 @@ def point_to(variant_dir: Path, published: Published) -> None:
     _write(variant_dir / CURRENT, published)
 
 
-def roll_back(variant_dir: Path, version: int, now_ms: int) -> None:
+def roll_back(variant_dir: Path, awaited: Awaited, now_ms: int) -> None:
     """Serve an earlier version again, at once; while `pointing`. BadArtifact when it is not there whole.
 
     What a learner publishes before it has followed is written, but not served, and nothing it needs for that is deleted.
     """
     before = _trusted(variant_dir, CURRENT)
-    _point_back(variant_dir, version, now_ms, (*(before.awaited if before else ()), version))
+    _point_back(variant_dir, awaited.version, now_ms, (*(before.awaited if before else ()), awaited))
 
 
 def follow(variant_dir: Path, asked: int, version: int, now_ms: int) -> None:
@@ -100,16 +108,25 @@ def follow(variant_dir: Path, asked: int, version: int, now_ms: int) -> None:
     while `pointing`.
     """
     before = _trusted(variant_dir, CURRENT)
-    left = list(before.awaited) if before else []
-    if asked in left:
-        left.remove(asked)
+    versions = [one.version for one in before.awaited] if before else []
+    first = versions.index(asked) if asked in versions else len(versions)
+    left = (*before.awaited[:first], *before.awaited[first + 1 :]) if before else ()
     if before is not None and left:
-        _write(variant_dir / CURRENT, replace(before, awaited=tuple(left)))
+        _write(variant_dir / CURRENT, replace(before, awaited=left))
     else:
         _point_back(variant_dir, version, now_ms, ())
 
 
-def _point_back(variant_dir: Path, version: int, now_ms: int, awaited: tuple[int, ...]) -> None:
+def give_up(variant_dir: Path, begin_offset: int, end_offset: int) -> tuple[Awaited, ...]:
+    """Wait no longer for rollbacks whose Controls stand there, which the learner will never read; while `pointing`. Which these were."""
+    before = _trusted(variant_dir, CURRENT)
+    lost = tuple(one for one in before.awaited if begin_offset <= one.offset < end_offset) if before else ()
+    if before is not None and lost:
+        _write(variant_dir / CURRENT, replace(before, awaited=tuple(one for one in before.awaited if one not in lost)))
+    return lost
+
+
+def _point_back(variant_dir: Path, version: int, now_ms: int, awaited: tuple[Awaited, ...]) -> None:
     directory = variant_dir / "versions" / str(version)
     artifacts.verified_manifest(directory)
     digest = artifacts.digest_of((directory / artifacts.MANIFEST).read_bytes())
@@ -123,7 +140,8 @@ def kept(variant_dir: Path) -> frozenset[int]:
     pointers = [found for name in (CURRENT, LAST_GOOD) if (found := _trusted(variant_dir, name)) is not None]
     newest = max((max(found.policy_version, found.rolled_back_from) for found in pointers), default=0)
     steps = range(newest // STEP * STEP, 0, -STEP)[:STEPS_KEPT]
-    return frozenset(version for found in pointers for version in (found.policy_version, *found.awaited)) | frozenset(steps)
+    gone_back_to = [one.version for found in pointers for one in found.awaited]
+    return frozenset([found.policy_version for found in pointers] + gone_back_to) | frozenset(steps)
 
 
 def _write(path: Path, published: Published) -> None:
@@ -159,7 +177,7 @@ def _read(variant_dir: Path, name: str) -> Published | None:
         said = json.loads((variant_dir / name).read_text())
         version, directory = int(said["policy_version"]), variant_dir / "versions" / str(said["policy_version"])
         digest, published_at_ms = str(said["digest"]), int(said["published_at_ms"])
-        rolled_back_from, awaited = int(said.get("rolled_back_from", 0)), tuple(map(int, said.get("awaited", ())))
+        rolled_back_from, awaited = int(said.get("rolled_back_from", 0)), tuple(Awaited(*map(int, one)) for one in said.get("awaited", ()))
         if not 0 <= published_at_ms <= LATEST_MS:
             raise ValueError(f"published_at_ms is {published_at_ms}; it must be 0..{LATEST_MS}")
         return Published(version, directory, digest, published_at_ms, rolled_back_from, awaited)

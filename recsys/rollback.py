@@ -10,7 +10,10 @@ from pathlib import Path
 from models.artifact import BadArtifact, verified_manifest
 from recsys import checkpoint as checkpoints
 from recsys import publisher
+from recsys.blobs import below
 from recsys.controls import CONTROL_PARTITION, Rollback, Span
+from recsys.memory import refuse_another
+from recsys.publisher import Awaited
 from streaming.events import encode
 from streaming.log import Entry, EventLog, Position
 
@@ -40,21 +43,18 @@ def roll_back(log: EventLog, variant_dir: Path, version: int | None, now_ms: int
                 raise ValueError(f"{variant_dir} has no version before the current one; name one with --to")
             version = last_good.policy_version
         _refuse_undone(variant_dir, version)
-        state = checkpoints.load(variant_dir / "checkpoints", version).state
+        saved = checkpoints.load(variant_dir / "checkpoints", version)
+        refuse_another(log, below("memory", saved.arrays), f"version {version}")
         facts = verified_manifest(variant_dir / "versions" / str(version))["facts"]
-        begins = state["not_learned_from"]
+        begins = saved.state["not_learned_from"]
         from_version = publisher.newest_version(variant_dir)
         ends = log.end_offsets()
-        for partition, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-            if end < begin:
-                learned = f"version {version} has learned partition {partition} up to {begin}"
-                raise ValueError(f"{learned}; {log.name} ends at {end}: is it another log?")
         spans = tuple(Span(partition, begin, end) for partition, (begin, end) in enumerate(zip(begins, ends, strict=True)))
-        rollback = Rollback(version, spans, variant_dir.name, state["behavior_digest"], int(facts["trained_through_ms"]))
+        rollback = Rollback(version, spans, variant_dir.name, saved.state["behavior_digest"], int(facts["trained_through_ms"]))
         value = encode(rollback.control(now_ms), now_ms)
         # first: a pointer alone would be moved on by a learner that knows nothing of it
         (position,) = log.append([Entry(b"", value, CONTROL_PARTITION)])
-        publisher.roll_back(variant_dir, version, now_ms)
+        publisher.roll_back(variant_dir, Awaited(version, position.offset), now_ms)
     return RolledBack(version, from_version, spans, position)
 
 
@@ -66,7 +66,7 @@ def _refuse_undone(variant_dir: Path, version: int) -> None:
     undone = [(int(back), int(newest)) for back, newest in said.get("controls", {}).get("undone", ())]
     if pointed is not None:  # and what the learner has not come to yet, or not saved
         undone += [(pointed.policy_version, pointed.rolled_back_from)]
-        undone += [(back, publisher.newest_version(variant_dir)) for back in pointed.awaited]
+        undone += [(back, publisher.newest_version(variant_dir)) for back, _ in pointed.awaited]
     for back, newest in undone:
         if back < version <= newest:
             others = f"{back} and those before it, or one above {newest}"

@@ -22,7 +22,7 @@ from recsys.checkpoint import StateBusy, StateLock
 from recsys.durable import keep_newest, new_directory, numbered
 from recsys.engine import Engine, EngineConfig
 from recsys.ledger import Ledger
-from recsys.memory import Memory, MemoryConfig
+from recsys.memory import Memory, MemoryConfig, refuse_another
 from recsys.saver import Figures, Saver
 from streaming.clock import Clock
 from streaming.log import EventLog, LogUnavailable
@@ -64,7 +64,7 @@ class Snapshots:
                 memory = Memory.of(self._memory_config, below("memory", arrays))
                 ledger = Ledger.of(self._engine_config.token_lifetime_ms, below("ledger", arrays))
                 with suppress(LogUnavailable):
-                    memory.refuse_another(self._log, "it")
+                    refuse_another(self._log, below("memory", arrays), "it")
                 return memory, ledger
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 LOG.warning("%s is passed over: %s", path, error)

@@ -3,6 +3,7 @@
 Knows nothing of how a version was learned.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from recsys.checkpoint import Checkpoint, StateLock
 from recsys.learner_stats import LearnerStats
 from recsys.saver import Figures, Saver
 from streaming.clock import Clock
+
+LOG = logging.getLogger(__name__)
 
 
 class VersionStore:
@@ -56,6 +59,13 @@ class VersionStore:
         if publisher.newest_version(self.directory) <= newest:
             with publisher.pointing(self.directory):
                 publisher.follow(self.directory, asked, version, self._clock.now_ms())
+
+    def give_up(self, begin_offset: int, end_offset: int) -> None:
+        """Tell of the rollbacks whose Controls stand in a gap, and wait for them no longer."""
+        with publisher.pointing(self.directory):
+            lost = publisher.give_up(self.directory, begin_offset, end_offset)
+        for one in lost:
+            LOG.warning("the rollback to version %d is not followed: its Control at offset %d is gone; ask for it again", *one)
 
     def close(self) -> None:
         """Let another process write here, when what is being saved is there."""

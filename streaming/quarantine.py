@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,12 @@ def write_lines(kept: Iterable[Kept]) -> str:
 def repaired(path: Path) -> dict[str, list[LogRecord]]:
     """By stream the records that the lines of a file say, each where the broken one stood. ValueError names a line that says none."""
     found: dict[str, list[LogRecord]] = {EVENTS: [], ITEMS: []}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text().split("\n"), 1):
         if line.strip():
             try:
                 said = json.loads(line)
                 found[said["stream"]].append(_repaired(said))
-            except (ValueError, KeyError, TypeError, OverflowError, json_format.ParseError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError, json_format.ParseError) as error:
                 raise ValueError(f"{path}, line {number}: {error!r}") from None
     return found
 
@@ -144,7 +145,7 @@ def _repaired(said: Mapping[str, Any]) -> LogRecord:
     else:
         value = _bytes(said["value"])
     decode(value)
-    return LogRecord(int(said["partition"]), int(said["offset"]), _bytes(said["key"]), value)
+    return LogRecord(index(said["partition"]), index(said["offset"]), _bytes(said["key"]), value)
 
 
 def _text(data: bytes) -> str:

@@ -51,14 +51,15 @@ class SqliteLog:
         self._path = Path(path)
         # One connection each for writing and reading: a reader of the last snapshot never waits for an fsync.
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._files: list[tuple[int, int] | None] = []
         if existing and not self._is_there(topic):
             raise FileNotFoundError(f"{self.name}: there is no such log")
         with contextlib.ExitStack() as undo, self._unavailable():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = undo.enter_context(contextlib.closing(self._connect(timeout_s)))
             self._keep_a_write_ahead_log(timeout_s)
-            self._file = self._file_at_path()
             self._topic_id = self._open_topic(topic)
+            self._files = self._files_at_path()  # both are there by now, for as long as somebody has them open
             self._reader = undo.enter_context(contextlib.closing(self._connect(timeout_s)))
             self._close = undo.pop_all().close
 
@@ -134,17 +135,20 @@ class SqliteLog:
                     raise
                 time.sleep(0.005)
 
-    def _file_at_path(self) -> tuple[int, int]:
-        status = os.stat(self._path)
-        return status.st_dev, status.st_ino
+    def _files_at_path(self) -> list[tuple[int, int] | None]:
+        """Which files are there: the log and what was written ahead of it, which is part of the log until it is copied there."""
+        found: list[tuple[int, int] | None] = []
+        for path in (self._path, f"{self._path}-wal"):
+            try:
+                status = os.stat(path)
+                found.append((status.st_dev, status.st_ino))
+            except FileNotFoundError:
+                found.append(None)
+        return found
 
     def _refuse_another_file(self) -> None:
-        """OSError when the open file is not the one at the path: what it is given would be gone with its last user."""
-        try:
-            same = self._file_at_path() == self._file
-        except FileNotFoundError:
-            same = False
-        if not same:
+        """OSError when the open files are not those at the path: what they are given would be gone with their last user."""
+        if self._files and self._files_at_path() != self._files:
             raise OSError("the file was deleted, moved or replaced while in use: start again")
 
     def _open_topic(self, name: str) -> int:

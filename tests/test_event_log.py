@@ -318,21 +318,20 @@ def test_sqlite_opened_while_another_makes_it(tmp_path: Path) -> None:
             assert values(log, 0) == [b"kept"]
 
 
-def test_sqlite_file_that_is_deleted_or_replaced_while_in_use(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deleted", ["log.db*", "log.db-wal"])
+def test_sqlite_file_that_is_deleted_or_replaced_while_in_use(tmp_path: Path, deleted: str) -> None:
     """Nothing is accepted that would be gone with the process."""
     path = tmp_path / "log.db"
     with closing(SqliteLog(path)) as log:
         log.append([Entry(b"", b"kept", 0)])
-        for part in tmp_path.iterdir():
+        for part in tmp_path.glob(deleted):
             part.unlink()
-        for replaced in (False, True):
+        for replaced in (False, True) if deleted == "log.db*" else (False,):
             if replaced:
                 SqliteLog(path).close()
             for call in (lambda: log.append([Entry(b"", b"lost", 0)]), lambda: log.read(0, 0), log.end_offsets):
                 with pytest.raises(LogUnavailable, match=r"log\.db: the file was deleted, moved or replaced while in use"):
                     call()
-    with closing(SqliteLog(path)) as log:
-        assert log.end_offsets() == [0, 0, 0, 0]
 
 
 def test_sqlite_disk_full(tmp_path: Path) -> None:

@@ -366,6 +366,44 @@ def without_controls(record: Record, partition: int, offset: int) -> Record | Ti
     return Tick(event_time_ms=0) if record.HasField("control") else record
 
 
+def test_a_rollback_that_the_learner_never_reads_of_is_told_of_and_holds_nobody_up(
+    recorded: Loop, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its Control was deleted for its age before a learner that had stopped came there."""
+    log = SqliteLog(tmp_path / "log.db")
+    life = Life(recorded, tmp_path / "state", log)
+    life.live(lambda: life.learner.policy_version == GOOD + 1)
+    life.learner.close()
+    roll_back(log, life.state_dir / "online", GOOD, 0)
+    control = log.end_offsets()[0] - 1
+    until_ms = life._records[life._num_fed][0] + 120_000
+    while life._records[life._num_fed][0] < until_ms:
+        _, is_items, partition, _, key, value = life._records[life._num_fed]
+        (life.items_log if is_items else log).append([Entry(key, value, partition)])
+        life._num_fed += 1
+    log.drop_before([end - 5 for end in log.end_offsets()])
+    life.learner = life.new(accept_gap=True)
+    to_the_end(life)
+    assert life.learner.stats.num_rollbacks == 0
+    assert _current(life).policy_version == life.learner.policy_version > GOOD + 1
+    assert f"the rollback to version {GOOD} is not followed: its Control at offset {control} is gone" in caplog.text
+    life.learner.close()
+    log.close()
+
+
+def test_a_rollback_is_not_written_into_another_log(life: Life) -> None:
+    """It would hold the pointer for ever, of a learner that never reads of it."""
+    directory = life.state_dir / "online"
+    before = _current(life)
+    for other, said in (
+        (MemoryLog(8), "has read a log of 4 partitions; memory: has 8"),
+        (changed(life.log, lambda record, *_: Tick(event_time_ms=1)), "is not the record that version 2 has read: is it another log"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            roll_back(other, directory, GOOD, 0)
+    assert _current(life) == before
+
+
 def test_a_version_that_is_gone_can_not_be_gone_back_to(life: Life, recorded: Loop) -> None:
     with pytest.raises(ValueError, match=r"no checkpoint of version 99 .* kept are "):
         roll_back(life.log, life.state_dir / "online", 99, 0)
