@@ -105,6 +105,23 @@ class Due:
     rollback: Rollback
 
 
+class Undoing(NamedTuple):
+    """A rollback that was followed: what was learned behind `version`, in versions up to `newest`, is none of the learner's any more."""
+
+    version: int
+    newest: int
+
+
+def undoing(version: int, undone: Iterable[Undoing]) -> Undoing | None:
+    """The first that undid a version; None for one that stands."""
+    return next((one for one in undone if one.version < version <= one.newest), None)
+
+
+def undone_of(state: Mapping[str, Any]) -> list[Undoing]:
+    """What the state of Controls says was undone; older ones say nothing of it."""
+    return [Undoing(version, newest) for version, newest in state.get("undone", ())]
+
+
 class Controls:
     """What was asked for and is not yet due, and which records teach nothing any more."""
 
@@ -112,7 +129,7 @@ class Controls:
         self._config, self._behavior_digest = config, behavior_digest
         self._waiting: deque[Due] = deque()
         self._void: list[Span] = []
-        self._undone: list[tuple[int, int]] = []
+        self._undone: list[Undoing] = []
         self.settled: set[Place] = set()
         """Records of quarantine that somebody repaired or will live without; in force from when they are read."""
 
@@ -137,13 +154,13 @@ class Controls:
 
     def undo(self, version: int, newest: int) -> None:
         """What was learned behind `version`, in versions up to `newest`, is undone."""
-        self._undone.append((version, newest))
+        self._undone.append(Undoing(version, newest))
 
     def standing(self, version: int) -> int:
         """The version itself, or what is left of it where it was undone: the one gone back to then."""
-        while (left := next((back for back, newest in self._undone if back < version <= newest), version)) != version:
-            LOG.warning("version %d was undone: what is left of it is version %d", version, left)
-            version = left
+        while (by := undoing(version, self._undone)) is not None:
+            LOG.warning("version %d was undone: what is left of it is version %d", version, by.version)
+            version = by.version
         return version
 
     def is_void(self, example: Example) -> bool:
@@ -162,7 +179,7 @@ class Controls:
         for minute, version, spans, *through_ms in state["waiting"]:  # which older states do not say
             controls._waiting.append(Due(minute, Rollback(version, _spans(spans), through_ms=sum(through_ms))))
         controls._void += _spans(state["void"])
-        controls._undone += [(version, newest) for version, newest in state.get("undone", ())]
+        controls._undone += undone_of(state)
         controls.settled |= {(partition, offset) for partition, offset in state["settled"]}
         return controls
 
@@ -170,9 +187,11 @@ class Controls:
         if asked.control.kind == ROLLBACK:
             minute = max(0, (asked.watermark_ms - self._config.open_ms) // self._config.bucket_ms)
             rollback = Rollback.of(asked.control)
-            if rollback.is_for(self._config.variant) and rollback.is_numbered_by(self._behavior_digest):
+            if not rollback.is_for(self._config.variant):
+                return
+            if rollback.is_numbered_by(self._behavior_digest):
                 self._waiting.append(Due(minute, rollback))
-            elif rollback.is_for(self._config.variant):
+            else:
                 LOG.info("a rollback to version %d of another configuration: nothing is learned of its records", rollback.version)
                 self.avoid(rollback.spans)
         elif asked.control.kind in (REQUEUE, ACCEPT):

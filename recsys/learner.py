@@ -353,8 +353,8 @@ class Learner:
             self.controls.avoid(ahead.spans)
             return
         state = saved.state
-        self.memory = Memory.of(self._memory_config, below("memory", saved.arrays))
-        refuse_another(self._log, below("memory", saved.arrays), str(self.directory))
+        refuse_another(self._log, remembered := below("memory", saved.arrays), str(self.directory))
+        self.memory = Memory.of(self._memory_config, remembered)
         self.policy_version, self._next_minute = state["policy_version"], state["next_minute"]
         self._num_learned = state["num_learned"]
         self.versions.newest_saved = self.policy_version

@@ -11,7 +11,7 @@ from models.artifact import BadArtifact, verified_manifest
 from recsys import checkpoint as checkpoints
 from recsys import publisher
 from recsys.blobs import below
-from recsys.controls import CONTROL_PARTITION, Rollback, Span
+from recsys.controls import CONTROL_PARTITION, Rollback, Span, Undoing, undoing, undone_of
 from recsys.memory import refuse_another
 from recsys.publisher import Awaited
 from streaming.events import encode
@@ -63,11 +63,10 @@ def _refuse_undone(variant_dir: Path, version: int) -> None:
     said, pointed = checkpoints.newest_state(variant_dir / "checkpoints"), None
     with suppress(BadArtifact):
         pointed = publisher.current(variant_dir)
-    undone = [(int(back), int(newest)) for back, newest in said.get("controls", {}).get("undone", ())]
+    undone = undone_of(said.get("controls", {}))
     if pointed is not None:  # and what the learner has not come to yet, or not saved
-        undone += [(pointed.policy_version, pointed.rolled_back_from)]
-        undone += [(back, publisher.newest_version(variant_dir)) for back, _ in pointed.awaited]
-    for back, newest in undone:
-        if back < version <= newest:
-            others = f"{back} and those before it, or one above {newest}"
-            raise ValueError(f"version {version} was undone by a rollback to version {back}; what can be gone back to is {others}")
+        undone.append(Undoing(pointed.policy_version, pointed.rolled_back_from))
+        undone += [Undoing(one.version, publisher.newest_version(variant_dir)) for one in pointed.awaited]
+    if (by := undoing(version, undone)) is not None:
+        others = f"{by.version} and those before it, or one above {by.newest}"
+        raise ValueError(f"version {version} was undone by a rollback to version {by.version}; what can be gone back to is {others}")

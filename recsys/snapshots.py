@@ -61,10 +61,11 @@ class Snapshots:
         for _, path in reversed(numbered(self._directory, "snap-")):
             try:
                 arrays = _verified(path, self._facts)
-                memory = Memory.of(self._memory_config, below("memory", arrays))
+                remembered = below("memory", arrays)
+                memory = Memory.of(self._memory_config, remembered)
                 ledger = Ledger.of(self._engine_config.token_lifetime_ms, below("ledger", arrays))
                 with suppress(LogUnavailable):
-                    refuse_another(self._log, below("memory", arrays), "it")
+                    refuse_another(self._log, remembered, "it")
                 return memory, ledger
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 LOG.warning("%s is passed over: %s", path, error)

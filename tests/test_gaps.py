@@ -175,7 +175,7 @@ def test_a_learner_stops_for_a_gap_or_goes_on_in_the_open_and_a_replay_does_the_
     life.learner.close()
     archived(life, tmp_path / "archive")
     archived(life, tmp_path / "late archive")
-    feed_only(life)
+    life.feed_minutes(2)
     archived(life, tmp_path / "archive")
     wanted = [life.learner.joiner.next_offset(partition) for partition in range(4)]
     begins = [wanted[0] + 7, wanted[1], wanted[2] + 40, wanted[3] - 1]
@@ -203,15 +203,6 @@ def test_a_learner_stops_for_a_gap_or_goes_on_in_the_open_and_a_replay_does_the_
         done = replay(recorded.config, tmp_path / name, tmp_path / f"{name} replayed", 0, 60)
         assert (done.weights_digest, done.books) == (life.learner.weights_digest(), books.as_dict())
         assert done.versions == life.learner.policy_version
-
-
-def feed_only(life: Life) -> None:
-    """The log goes on without the learner for two minutes."""
-    until_ms = life._records[life._num_fed][0] + 120_000
-    while life._records[life._num_fed][0] < until_ms:
-        _, is_items, partition, _, key, value = life._records[life._num_fed]
-        (life.items_log if is_items else life.log).append([Entry(key, value, partition)])
-        life._num_fed += 1
 
 
 def archived(life: Life, directory: Path, *, accept_gap: bool = False) -> None:

@@ -80,11 +80,21 @@ class Life:
             now_ms = self._records[self._num_fed][0] // 1000 * 1000 + 1000
             if now_ms > until_ms:
                 return
-            while self._num_fed < len(self._records) and self._records[self._num_fed][0] < now_ms:
-                _, is_items, partition, _, key, value = self._records[self._num_fed]
-                (self.items_log if is_items else self.log).append([Entry(key, value, partition)])
-                self._num_fed += 1
+            self.feed(now_ms)
             self.learner.step()
+
+    def feed(self, until_ms: int) -> None:
+        """The log goes on until then, without the learner."""
+        while self._num_fed < len(self._records) and self._records[self._num_fed][0] < until_ms:
+            _, is_items, partition, _, key, value = self._records[self._num_fed]
+            (self.items_log if is_items else self.log).append([Entry(key, value, partition)])
+            self._num_fed += 1
+
+    def feed_minutes(self, minutes: int) -> int:
+        """The same for so long; the time it is then."""
+        until_ms: int = self._records[self._num_fed][0] + minutes * 60_000
+        self.feed(until_ms)
+        return until_ms
 
     def restart(self) -> None:
         self.learner.close()  # what the system does for a process that is gone: only the lock is let go

@@ -171,7 +171,7 @@ def test_what_follows_is_what_would_have_been_learned_without_the_poison(life: L
     assert life.learner.policy_version > BAD
     clean = without_poison(life.log, done, learned_through_ms)
     assert learned(recorded.config, clean, life.items_log, tmp_path / "clean") == life.learner.weights_digest()
-    poisoned = changed(life.log, lambda record, *_: Tick(event_time_ms=0) if record.HasField("control") else record)
+    poisoned = changed(life.log, without_controls)
     assert learned(recorded.config, poisoned, life.items_log, tmp_path / "poisoned") != life.learner.weights_digest()
     books = life.learner.joiner.books()
     assert books.balanced
@@ -248,16 +248,11 @@ def test_a_version_made_while_somebody_goes_back_is_undone_too(life: Life, recor
     assert _current(life).policy_version == GOOD
 
 
-def test_a_learner_that_is_behind_serves_nothing_and_loses_nothing_until_it_follows(
-    life: Life, recorded: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_learner_that_is_behind_serves_nothing_and_loses_nothing_until_it_follows(life: Life, recorded: Loop, tmp_path: Path) -> None:
     """It makes several versions more before it reads of the rollback: they would take the pointer, and the checkpoint to go back to."""
     directory = life.state_dir / "online"
     life.live(lambda: life.learner.policy_version == GOOD + 1)
-    behind = life._records[life._num_fed][0] + 3 * 60_000
-    with monkeypatch.context() as still:
-        still.setattr(life.learner, "step", lambda: 0)  # while the log goes on
-        life.live(until_ms=behind)
+    behind = life.feed_minutes(3)
     roll_back(life.log, directory, GOOD, behind)
     while not life.learner.stats.num_rollbacks:
         assert _current(life).policy_version == GOOD
@@ -318,16 +313,11 @@ def test_a_version_that_was_undone_is_refused_before_that_is_saved(life: Life, r
         roll_back(life.log, life.state_dir / "online", BAD, 0)
 
 
-def test_of_two_rollbacks_that_are_not_yet_followed_both_have_what_they_go_back_to(
-    life: Life, recorded: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_rollbacks_that_are_not_yet_followed_both_have_what_they_go_back_to(life: Life, recorded: Loop, tmp_path: Path) -> None:
     """A learner that is far behind comes to the first when its checkpoint would long be deleted; the last one's version is served."""
     directory = life.state_dir / "online"
     life.live(lambda: life.learner.policy_version == GOOD + 1)
-    behind = life._records[life._num_fed][0] + 3 * 60_000
-    with monkeypatch.context() as still:
-        still.setattr(life.learner, "step", lambda: 0)
-        life.live(until_ms=behind)
+    behind = life.feed_minutes(3)
     roll_back(life.log, directory, GOOD, behind)
     roll_back(life.log, directory, GOOD - 1, behind)
     while life.learner.stats.num_rollbacks < 2:
@@ -376,11 +366,7 @@ def test_a_rollback_that_the_learner_never_reads_of_is_told_of_and_holds_nobody_
     life.learner.close()
     roll_back(log, life.state_dir / "online", GOOD, 0)
     control = log.end_offsets()[0] - 1
-    until_ms = life._records[life._num_fed][0] + 120_000
-    while life._records[life._num_fed][0] < until_ms:
-        _, is_items, partition, _, key, value = life._records[life._num_fed]
-        (life.items_log if is_items else log).append([Entry(key, value, partition)])
-        life._num_fed += 1
+    life.feed_minutes(2)
     log.drop_before([end - 5 for end in log.end_offsets()])
     life.learner = life.new(accept_gap=True)
     to_the_end(life)
